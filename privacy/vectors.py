@@ -1,0 +1,99 @@
+"""Vectors and their layout: a model, a delta or a memory is one contiguous float32 array [d].
+
+A leaf: it imports nothing of Carpool but the errors, and strategies may import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carpool.privacy.errors import VehicleError
+
+Vector = NDArray[np.float32]
+"""float32 [d], contiguous."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the tensors that lie one after another in a vector.
+
+    >>> layout = Layout(("weight", "bias"), ((2, 3), (2,)))
+    >>> layout.size, layout.slices["bias"]
+    (8, slice(6, 8, None))
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.shapes):
+            raise ValueError(
+                f"a layout needs one shape a name: {len(self.names)} names, {len(self.shapes)} shapes"
+            )
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("a layout needs distinct names")
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each tensor lies in the vector."""
+        result, start = {}, 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            stop = start + math.prod(shape)
+            result[name] = slice(start, stop)
+            start = stop
+        return result
+
+    @property
+    def size(self) -> int:
+        """Number of scalars, d."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def views(self, vector: Vector) -> dict[str, Vector]:
+        """The named tensors as views into `vector` (no copy)."""
+        check_vector(vector, self.size, "vector")
+        return {
+            name: vector[part].reshape(shape)
+            for (name, part), shape in zip(self.slices.items(), self.shapes, strict=True)
+        }
+
+    def flatten(self, tensors: Mapping[str, NDArray[np.generic]]) -> Vector:
+        """One new float32 [d] from named tensors; raises ValueError on missing, extra or misshapen ones."""
+        if set(tensors) != set(self.names):
+            raise ValueError(
+                f"tensors do not fit the layout: missing {sorted(set(self.names) - set(tensors))}, "
+                f"unexpected {sorted(set(tensors) - set(self.names))}"
+            )
+        out = np.empty(self.size, np.float32)
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if tensors[name].shape != shape:
+                raise ValueError(f"tensor {name} has shape {tensors[name].shape}, the layout says {shape}")
+            out[self.slices[name]] = tensors[name].reshape(-1)
+        return out
+
+
+def check_vector(vector: object, size: int, name: str) -> None:
+    """Refuse what is not a finite, contiguous float32 [size]; raises VehicleError with the reason.
+
+    >>> check_vector(np.zeros(3, np.float32), 3, "delta")
+    """
+    if not isinstance(vector, np.ndarray) or vector.dtype != np.float32:
+        raise VehicleError(f"{name} must be float32, not {getattr(vector, 'dtype', type(vector).__name__)}")
+    if vector.shape != (size,):
+        raise VehicleError(f"{name} must have shape ({size},), not {vector.shape}")
+    if not vector.flags.c_contiguous:
+        raise VehicleError(f"{name} must be contiguous")
+    # One pass without a temporary: a sum is finite only where every term is (overflow is refused too).
+    if not math.isfinite(float(np.dot(vector, vector))) and not np.isfinite(vector).all():
+        raise VehicleError(f"{name} has NaN or Inf in it")
+
+
+def digest(vector: Vector) -> str:
+    """SHA-256 of the little-endian bytes, hex: the identity of a model in task, log and checkpoint."""
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()
