@@ -23,7 +23,11 @@ VIEWS = (
 
 @dataclass(frozen=True)
 class DataSettings:
-    """The [data] section; every field has the experiment file's name and default."""
+    """The [data] section; every field has the experiment file's name and default.
+
+    width, height: pixels of one view; 0 is the source's own size: 64x48 for procedural, 32x32 for gtsrb
+    folders, and for npz whatever the file holds.
+    """
 
     source: str = "procedural"
     path: Path | None = None
@@ -35,8 +39,8 @@ class DataSettings:
     stride: int = 1
     views: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
-    width: int = 64
-    height: int = 48
+    width: int = 0
+    height: int = 0
     drives: int = 4
     frames: int = 16
     seed: int = 0

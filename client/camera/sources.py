@@ -1,0 +1,115 @@
+"""The catalogue of camera data: from a name, or `path/to/file.py:factory`, to a `Source`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from carpool.client.camera import gtsrb, npz
+from carpool.client.camera.pictures import Progress
+from carpool.client.camera.samples import Pool
+from carpool.client.camera.settings import DataSettings, Source
+from carpool.privacy.errors import CarpoolError, DataError
+
+Loader = Callable[[DataSettings, int, Progress | None], Source]
+
+PROCEDURAL_SIZE = (64, 48)
+
+
+def load_procedural(settings: DataSettings, vehicles: int, progress: Progress | None) -> Source:
+    """The renderer, at 64x48 where the settings leave the size to the source."""
+    from carpool.client.camera import procedural  # late: the renderer is large, and only needed here
+
+    width, height = PROCEDURAL_SIZE
+    sized = replace(settings, width=settings.width or width, height=settings.height or height)
+    return procedural.load(sized, vehicles, progress)
+
+
+SOURCES: dict[str, Loader] = {"procedural": load_procedural, "gtsrb": gtsrb.load, "npz": npz.load}
+"""The sources that have a name of their own."""
+
+
+def load_source(settings: DataSettings, vehicles: int, progress: Progress | None = None) -> Source:
+    """Read or render what `settings.source` names, narrowed to `settings.views` and `settings.targets`.
+
+    A name of SOURCES, or "file.py:factory" with `factory(settings, vehicles) -> Source`, which is the
+    user's own code and runs as such. Raises DataError with the known names, or what is wrong in that file.
+    """
+    if settings.width < 0 or settings.height < 0:
+        raise DataError(f"data.width x data.height is {settings.width} x {settings.height}; use 0 or more")
+    if settings.source in SOURCES:
+        source = SOURCES[settings.source](settings, vehicles, progress)
+    elif ".py:" in settings.source:
+        source = from_file(settings, vehicles)
+    else:
+        raise DataError(
+            f"data.source {settings.source!r} is not known; use {', '.join(SOURCES)} or file.py:factory"
+        )
+    train = narrowed(source.train, settings)
+    test = None if source.test is None else narrowed(source.test, settings)
+    if test is not None and test.schema != train.schema:
+        raise DataError(
+            f"{settings.source}: the test set's schema is not that of the training set; make them equal"
+        )
+    return Source(train, test)
+
+
+def from_file(settings: DataSettings, vehicles: int) -> Source:
+    """Call the user's factory; raises DataError naming the file and what it did wrong."""
+    place, _, name = settings.source.rpartition(":")
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise DataError(f"data.source names {path}, which is not a file; give the path of a .py file")
+    spec = importlib.util.spec_from_file_location(f"carpool_source_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise DataError(f"data.source names {path}, which Python cannot load; give the path of a .py file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file does
+        raise DataError(f"{path} fails when it is loaded ({describe(error)}); repair it") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise DataError(f"{path} has no function {name!r}; define {name}(settings, vehicles) -> Source")
+    try:
+        source = factory(settings, vehicles)
+    except CarpoolError:
+        raise
+    except Exception as error:  # whatever the user's function does
+        raise DataError(f"{path}: {name}(settings, vehicles) fails ({describe(error)}); repair it") from error
+    if not isinstance(source, Source):
+        raise DataError(f"{path}: {name} gives {type(source).__name__}; it must give a Source")
+    return source
+
+
+def describe(error: Exception) -> str:
+    """The error's kind and the first line of its text."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def narrowed(pool: Pool, settings: DataSettings) -> Pool:
+    """The pool with only the chosen views and targets, in their order; itself where nothing is chosen."""
+    schema, frames = pool.schema, pool.frames
+    if settings.targets:
+        repeated = len(set(settings.targets)) < len(settings.targets)
+        if repeated:
+            raise DataError(f"data.targets {list(settings.targets)} has a name twice; name each once")
+        schema = replace(schema, targets=tuple(schema.target(name) for name in settings.targets))
+    if settings.views and settings.views != schema.views:
+        unknown = [view for view in settings.views if view not in schema.views]
+        if unknown or len(set(settings.views)) < len(settings.views):
+            raise DataError(
+                f"data.views is {list(settings.views)}; name different ones of {', '.join(schema.views)}, "
+                "the views of this data"
+            )
+        frames = np.ascontiguousarray(frames[:, [schema.views.index(view) for view in settings.views]])
+        schema = replace(schema, views=settings.views)
+    if schema == pool.schema and len(pool.targets) == len(schema.targets):
+        return pool
+    targets = {target.name: pool.targets[target.name] for target in schema.targets}
+    return replace(pool, schema=schema, frames=frames, targets=targets)

@@ -1,0 +1,281 @@
+"""The simulated fleet: who is there, when each vehicle leaves, and at which stage of its work (`stages.py`).
+
+Every answer is a pure function of the seed, the vehicle and the round or time, whatever was asked before
+and in whatever order, so a resumed run meets the same fleet; caches change nothing but the time it takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carpool.experiments.daycurve import DAY_S, DayCurve, one_day
+from carpool.experiments.draws import Purpose, uniforms
+from carpool.experiments.intervals import Flips, union
+from carpool.experiments.stages import (
+    ACK_S,
+    PREPARE_S,
+    STAGES,
+    Outcome,
+    Stage,
+    leaving_at,
+    leaving_in,
+    timeline,
+)
+from carpool.experiments.traces import Table, read
+from carpool.privacy.errors import ConfigError, DataError
+
+__all__ = ["Availability", "Bernoulli", "Leave", "Markov", "Outcome", "Stage", "Trace", "build"]
+
+_DAYS_KEPT = 4
+
+
+class Availability(Protocol):
+    """Who can be asked, and what becomes of those who are."""
+
+    @property
+    def vehicles(self) -> int:
+        """Number of vehicles."""
+
+    def present(self, now: float) -> NDArray[np.bool_]:
+        """Who can be asked at `now` (virtual seconds >= 0): bool [vehicles]."""
+
+    def next_change(self, now: float) -> float:
+        """The first moment after `now` at which somebody comes or goes; infinity if nobody ever does."""
+
+    def outcome(
+        self, vehicle: int, round_: int, now: float, download_s: float, train_s: float, upload_s: float
+    ) -> Outcome:
+        """What becomes of a vehicle asked at `now`; one that is already gone leaves before training."""
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Probability that a vehicle leaves at each stage of a round it was asked for; the sum is at most 1."""
+
+    before_training: float = 0.0
+    during_training: float = 0.0
+    before_upload: float = 0.0
+    during_upload: float = 0.0
+    after_upload: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"leave.{field.name} is {getattr(self, field.name)}; it must be a probability from 0 to 1"
+            for field in fields(self)
+            if not 0 <= getattr(self, field.name) <= 1
+        ]
+        if not problems and math.fsum(astuple(self)) > 1 + 1e-9:
+            problems.append(
+                f"leave adds up to {math.fsum(astuple(self)):g}; the five stages may reach 1 at most"
+            )
+        if problems:
+            raise ConfigError(problems)
+
+
+def _check_fleet(vehicles: int) -> None:
+    if not 1 <= vehicles < 2**32:
+        raise ConfigError([f"vehicles is {vehicles}; a fleet has from 1 to {2**32 - 1}"])
+
+
+class Bernoulli:
+    """Everybody is always there; whether and where a vehicle leaves is one draw a vehicle and round."""
+
+    def __init__(
+        self, vehicles: int, leave: Leave, seed: int, prepare_s: float = PREPARE_S, ack_s: float = ACK_S
+    ) -> None:
+        _check_fleet(vehicles)
+        self.vehicles = vehicles
+        self._seed = seed
+        self._slack = (prepare_s, ack_s)
+        # The last bound is exact where the stages add up to 1, so that rounding lets nobody stay.
+        total = np.cumsum(astuple(leave))
+        self._bounds = np.where(total > 1 - 1e-9, np.inf, total)
+
+    def present(self, now: float) -> NDArray[np.bool_]:
+        """Everybody."""
+        return np.ones(self.vehicles, np.bool_)
+
+    def next_change(self, now: float) -> float:
+        """Infinity: nobody comes or goes between rounds."""
+        return math.inf
+
+    def stages(self, vehicle: NDArray[np.int64], round_: int) -> NDArray[np.int64]:
+        """Index into STAGES at which each vehicle leaves this round, 5 for those who stay: int64 [n]."""
+        which, _ = uniforms(self._seed, Purpose.LEAVE, vehicle, round_)
+        return np.searchsorted(self._bounds, which, side="right").astype(np.int64)
+
+    def outcome(
+        self, vehicle: int, round_: int, now: float, download_s: float, train_s: float, upload_s: float
+    ) -> Outcome:
+        """The stage by its probability, the moment uniform inside the stage."""
+        line = timeline(now, download_s, train_s, upload_s, *self._slack)
+        which, share = uniforms(self._seed, Purpose.LEAVE, vehicle, round_)
+        index = int(np.searchsorted(self._bounds, which[0], side="right"))
+        return (
+            leaving_at(line, math.inf)
+            if index == len(STAGES)
+            else leaving_in(line, STAGES[index], float(share[0]))
+        )
+
+
+class Markov:
+    """Vehicles come and go by an on/off Markov process with a day curve, each around its own home hour.
+
+    mean_present_h, mean_absent_h, day_amplitude: see `DayCurve`.
+    start_hour: hour of the day at virtual time 0, 0 <= start_hour < 24.
+    home_spread_h: each vehicle's day is shifted by a uniform draw of at most this many hours.
+    The fleet starts in the process's own long-run state for that hour.
+    """
+
+    def __init__(
+        self,
+        vehicles: int,
+        seed: int,
+        *,
+        mean_present_h: float = 6.0,
+        mean_absent_h: float = 16.0,
+        day_amplitude: float = 0.5,
+        start_hour: float = 18.0,
+        home_spread_h: float = 1.0,
+        prepare_s: float = PREPARE_S,
+        ack_s: float = ACK_S,
+    ) -> None:
+        _check_fleet(vehicles)
+        if not 0 <= start_hour < 24:
+            raise ConfigError([f"start_hour is {start_hour}; it must be at least 0 and below 24"])
+        if not 0 <= home_spread_h <= 12:
+            raise ConfigError([f"home_spread_h is {home_spread_h}; it must be from 0 to 12"])
+        self.vehicles = vehicles
+        self._seed = seed
+        self.curve = DayCurve(mean_present_h, mean_absent_h, day_amplitude)
+        self._slack = (prepare_s, ack_s)
+        everyone = np.arange(vehicles)
+        shift, _ = uniforms(seed, Purpose.HOME_HOUR, everyone)
+        self._hour = start_hour + home_spread_h * (2 * shift - 1)
+        first, _ = uniforms(seed, Purpose.FIRST_STATE, everyone)
+        self._mornings = [first < self.curve.presence(self._hour)]
+        self._days: OrderedDict[int, Flips] = OrderedDict()
+
+    def _day(self, now: float) -> Flips:
+        # Who is there as a day begins is kept for every day (a byte a vehicle), its changes for few days.
+        wanted = int(now // DAY_S)
+        if wanted < 0:
+            raise ValueError(f"virtual time {now} is before the start; it must be at least 0")
+        if wanted not in self._days:
+            for day in range(min(wanted, len(self._mornings) - 1), wanted + 1):
+                self._days[day] = one_day(self.curve, self._seed, day, self._mornings[day], self._hour)
+                if day + 1 == len(self._mornings):
+                    self._mornings.append(self._days[day].final())
+                while len(self._days) > _DAYS_KEPT:
+                    self._days.popitem(last=False)
+        return self._days[wanted]
+
+    def present(self, now: float) -> NDArray[np.bool_]:
+        """Who is there at `now`: bool [vehicles]."""
+        return self._day(now).present(now)
+
+    def next_change(self, now: float) -> float:
+        """The next coming or going of anybody; always finite."""
+        found, day = math.inf, now
+        while found == math.inf:
+            found = self._day(day).next_of_any(now)
+            day += DAY_S
+        return found
+
+    def outcome(
+        self, vehicle: int, round_: int, now: float, download_s: float, train_s: float, upload_s: float
+    ) -> Outcome:
+        """The stage that the vehicle's next departure falls into."""
+        line = timeline(now, download_s, train_s, upload_s, *self._slack)
+        if not self._day(now).present_one(vehicle, now):
+            return leaving_in(line, Stage.BEFORE_TRAINING, 0.0)
+        leaves, day = self._day(now).next_of(vehicle, now), (now // DAY_S + 1) * DAY_S
+        while leaves == math.inf and day <= line.acked:
+            leaves = self._day(day).next_of(vehicle, now)
+            day += DAY_S
+        return leaving_at(line, leaves)
+
+
+class Trace:
+    """Vehicles are there when a recorded trace says so; after its end nobody is.
+
+    table: from `traces.read`; its ids in sorted order are vehicles 0..; ids beyond `vehicles` are not used.
+    Raises DataError if the trace has fewer ids than the fleet has vehicles.
+    """
+
+    def __init__(
+        self, vehicles: int, table: Table, prepare_s: float = PREPARE_S, ack_s: float = ACK_S
+    ) -> None:
+        _check_fleet(vehicles)
+        if len(table.ids) < vehicles:
+            raise DataError(
+                f"the trace has {len(table.ids)} vehicles and the fleet {vehicles}; "
+                f"set fleet.vehicles to {len(table.ids)} or fewer, or give a longer trace"
+            )
+        self.vehicles = vehicles
+        self._slack = (prepare_s, ack_s)
+        used = table.vehicle < vehicles
+        self._flips = union(vehicles, table.vehicle[used], table.start[used], table.end[used])
+
+    def present(self, now: float) -> NDArray[np.bool_]:
+        """Who is there at `now`: bool [vehicles]."""
+        return self._flips.present(now)
+
+    def next_change(self, now: float) -> float:
+        """The next coming or going of anybody; infinity after the end of the trace."""
+        return self._flips.next_of_any(now)
+
+    def outcome(
+        self, vehicle: int, round_: int, now: float, download_s: float, train_s: float, upload_s: float
+    ) -> Outcome:
+        """The stage that the end of the present interval falls into."""
+        line = timeline(now, download_s, train_s, upload_s, *self._slack)
+        if not self._flips.present_one(vehicle, now):
+            return leaving_in(line, Stage.BEFORE_TRAINING, 0.0)
+        return leaving_at(line, self._flips.next_of(vehicle, now))
+
+
+def build(
+    kind: str,
+    *,
+    vehicles: int,
+    seed: int,
+    leave: Leave | None = None,
+    mean_present_h: float = 6.0,
+    mean_absent_h: float = 16.0,
+    day_amplitude: float = 0.5,
+    start_hour: float = 18.0,
+    home_spread_h: float = 1.0,
+    trace_path: Path | None = None,
+    prepare_s: float = PREPARE_S,
+    ack_s: float = ACK_S,
+) -> Availability:
+    """The fleet of this kind: bernoulli, markov or trace; raises ConfigError, DataError."""
+    if kind == "bernoulli":
+        return Bernoulli(vehicles, leave or Leave(), seed, prepare_s, ack_s)
+    if kind == "markov":
+        return Markov(
+            vehicles,
+            seed,
+            mean_present_h=mean_present_h,
+            mean_absent_h=mean_absent_h,
+            day_amplitude=day_amplitude,
+            start_hour=start_hour,
+            home_spread_h=home_spread_h,
+            prepare_s=prepare_s,
+            ack_s=ack_s,
+        )
+    if kind == "trace":
+        if trace_path is None:
+            raise ConfigError(
+                ["fleet.trace is empty; name a CSV or Parquet file with columns vehicle, start, end"]
+            )
+        return Trace(vehicles, read(trace_path), prepare_s, ack_s)
+    raise ConfigError([f"fleet.availability is {kind!r}; use bernoulli, markov or trace"])

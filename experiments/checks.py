@@ -1,0 +1,207 @@
+"""Rules that involve more than one key, that need the disk, or that refuse what this version lacks.
+
+What is not there yet is refused, never ignored: an experiment that asks for privacy must not run without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carpool.experiments.hints import choose, shown
+
+if TYPE_CHECKING:
+    from carpool.experiments.config import Experiment, Section
+
+EXCLUSIVE = (
+    (("train", "epochs"), ("train", "steps")),
+    (("privacy", "dp", "epsilon"), ("privacy", "dp", "noise_multiplier")),
+)
+"""Pairs of which a file may give one."""
+
+FACTORY = re.compile(r"^(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)$")
+"""`path/to/file.py:function`."""
+
+SOURCE_TARGETS = {
+    "procedural": ("curvature", "lane_offset", "obstacle", "sign"),
+    "gtsrb": ("sign",),
+}
+"""Targets of the sources whose targets are known before any data is read."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault: the dotted keys it is about (the first is where it is shown) and the sentence."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+def cross_problems(e: Experiment) -> list[Problem]:
+    """Every broken rule of an experiment whose single values are all in range; does not touch the disk."""
+    found = [*_not_in_this_version(e), *_selection(e), *_fleet(e), *_data(e), *_exclusive(e)]
+    return [Problem(keys, text) for keys, text in found]
+
+
+Found = Iterator[tuple[tuple[str, ...], str]]
+
+
+def _not_in_this_version(e: Experiment) -> Found:
+    expected = (
+        ("experiment.engine", e.experiment.engine, "inline"),
+        ("experiment.topology", e.experiment.topology, "server"),
+        ("experiment.workers", e.experiment.workers, 1),
+        ("privacy.channel", e.privacy.channel, "plain"),
+        ("privacy.dp.mechanism", e.privacy.dp.mechanism, "none"),
+        ("audit.canaries", e.audit.canaries, 0),
+    )
+    for key, value, possible in expected:
+        if value != possible:
+            word = key.rsplit(".", 1)[1]
+            yield (key,), f"{key} {shown(value)} is not in this version; use {word} = {shown(possible)}"
+    if e.strategy.path:
+        text = f"strategy.path {shown(e.strategy.path)} is not in this version; leave it empty"
+        yield ("strategy.path",), f"{text} and use a strategy that carpool strategies lists"
+    if e.ray.address:
+        text = f"ray.address is {shown(e.ray.address)}, but engine ray is not in this version; leave it empty"
+        yield ("ray.address",), text
+    # A setting that promises privacy while its switch is off would be a false promise.
+    if e.privacy.dp.mechanism == "none":
+        switch = "privacy.dp.mechanism"
+        yield from _idle(e.privacy.dp, "privacy.dp", switch, 'differential privacy (mechanism = "none")')
+    if e.privacy.channel != "secagg":
+        switch = "privacy.channel"
+        what = f"secure aggregation (channel = {shown(e.privacy.channel)})"
+        yield from _idle(e.privacy.secagg, "privacy.secagg", switch, what)
+        if e.privacy.protocol != "secagg+":
+            text = f"privacy.protocol is {shown(e.privacy.protocol)}, but there is no {what} in this version"
+            yield ("privacy.protocol", switch), f'{text}; leave it at "secagg+"'
+
+
+def _idle(section: Section, table: str, switch: str, what: str) -> Found:
+    for name, field in type(section).model_fields.items():
+        key, value = f"{table}.{name}", getattr(section, name)
+        if key != switch and value != field.default:
+            default = "leave it out" if field.default is None else f"leave it at {shown(field.default)}"
+            yield (key, switch), f"{key} is {shown(value)}, but there is no {what} in this version; {default}"
+
+
+def _selection(e: Experiment) -> Found:
+    s, vehicles = e.selection, e.fleet.vehicles
+    if s.asked > vehicles:
+        yield (
+            ("selection.cohort", "selection.over_select", "fleet.vehicles"),
+            f"selection.cohort {s.cohort} with over_select {s.over_select} asks {s.asked} vehicles a round, "
+            f"but fleet.vehicles is {vehicles}; lower cohort or over_select, or raise fleet.vehicles",
+        )
+    if s.quorum * s.cohort < 1:
+        yield (
+            ("selection.quorum", "selection.cohort"),
+            f"selection.quorum {s.quorum} of cohort {s.cohort} is less than one vehicle; "
+            f"quorum must be at least {1 / s.cohort:.3g}",
+        )
+    if s.deadline_min_s > s.deadline_max_s:
+        yield (
+            ("selection.deadline_min_s", "selection.deadline_max_s"),
+            f"selection.deadline_min_s is {s.deadline_min_s} s, above deadline_max_s {s.deadline_max_s} s; "
+            "lower the first or raise the second",
+        )
+
+
+def _fleet(e: Experiment) -> Found:
+    fleet = e.fleet
+    total = sum(value for _, value in fleet.leave)
+    if total > 1 + 1e-9:
+        keys = tuple(f"fleet.leave.{name}" for name in type(fleet.leave).model_fields)
+        yield (
+            keys,
+            f"the probabilities in [fleet.leave] add up to {total:.4g}; together they must be at most 1",
+        )
+    if fleet.availability == "trace" and not fleet.trace:
+        text = 'fleet.availability is "trace" but fleet.trace is empty; name a CSV or Parquet file there'
+        yield ("fleet.availability", "fleet.trace"), text
+    if fleet.trace and fleet.availability != "trace":
+        yield (
+            ("fleet.trace", "fleet.availability"),
+            f'fleet.trace is {shown(fleet.trace)}, which only availability = "trace" reads, '
+            f"not {shown(fleet.availability)}; set that, or leave trace empty",
+        )
+    if fleet.trace and not fleet.trace.lower().endswith((".csv", ".parquet")):
+        yield ("fleet.trace",), f"fleet.trace is {shown(fleet.trace)}; it must end in .csv or .parquet"
+
+
+def _data(e: Experiment) -> Found:
+    data = e.data
+    if data.source in ("gtsrb", "npz") and not data.path:
+        example = "data/gtsrb (a folder)" if data.source == "gtsrb" else "data/frames.npz"
+        text = f"data.path is empty, but source {shown(data.source)} reads one; give it, such as {example}"
+        yield ("data.path", "data.source"), text
+    if data.source == "procedural" and data.path:
+        yield (
+            ("data.path", "data.source"),
+            f'data.path is {shown(data.path)}, but source "procedural" reads no files; '
+            "set data.source to gtsrb, npz or file.py:factory, or leave path empty",
+        )
+    known = SOURCE_TARGETS.get(data.source)
+    for target in data.targets:
+        if known and target not in known:
+            text = f"data.targets has {shown(target)}, which source {shown(data.source)} does not have; "
+            yield ("data.targets", "data.source"), text + choose(target, known)
+
+
+def _exclusive(e: Experiment) -> Found:
+    for first, second in EXCLUSIVE:
+        section: Section = e
+        for name in first[:-1]:
+            section = getattr(section, name)
+        given = section.model_fields_set
+        if first[-1] in given and second[-1] in given and getattr(section, second[-1]) is not None:
+            one, two = ".".join(first), ".".join(second)
+            yield (
+                (two, one),
+                f"{two} is {shown(getattr(section, second[-1]))} and {one} is given too; keep one",
+            )
+
+
+def file_problems(e: Experiment) -> list[Problem]:
+    """Files and folders that the experiment names and that are not there."""
+    found = []
+    if e.data.path and not Path(e.data.path).exists():
+        text = f"data.path is {shown(e.data.path)}, which does not exist; give the path of the data set"
+        found.append(Problem(("data.path",), text))
+    if e.fleet.trace and not Path(e.fleet.trace).is_file():
+        text = f"fleet.trace is {shown(e.fleet.trace)}, which is no file; give the path of the trace"
+        found.append(Problem(("fleet.trace",), text))
+    factories = {"data.source": e.data.source, "model.name": e.model.name, "strategy.path": e.strategy.path}
+    for key, value in factories.items():
+        match = FACTORY.match(value)
+        if match and not Path(match["file"]).is_file():
+            text = f"{key} is {shown(value)}, but there is no file {match['file']}; correct the path"
+            found.append(Problem((key,), text))
+        elif key == "strategy.path" and value and not match:
+            text = f'{key} is {shown(value)}; it must be file.py:function, such as "my_rule.py:build"'
+            found.append(Problem((key,), text))
+    return found
+
+
+def strategy_problems(e: Experiment) -> list[str]:
+    """What the catalogue says against strategy.name and strategy.options, a sentence each.
+
+    A rule of the user's own (strategy.path) is checked when it is loaded: checking it means running it.
+    """
+    from carpool.strategies import catalogue
+
+    strategy = e.strategy
+    if strategy.path:
+        return []
+    names = catalogue.names()
+    if strategy.name not in names:
+        return [f"strategy.name is {shown(strategy.name)}; {choose(strategy.name, names)}"]
+    try:
+        catalogue.build(strategy.name, dict(strategy.options))
+    except ValueError as error:
+        return [f"strategy.options: {error}"]
+    return []

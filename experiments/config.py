@@ -1,0 +1,304 @@
+"""The experiment file as frozen pydantic sections: every key, its default and its range.
+
+`load.py` reads files into this; `checks.py` has the rules about more than one key. The disk is not touched.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+from carpool.client.camera.settings import VIEWS
+from carpool.experiments.checks import FACTORY, Problem, cross_problems
+from carpool.experiments.hints import choose
+
+MODELS = ("logistic", "mlp", "cnn-small", "cnn-multiview")
+SOURCES = ("procedural", "gtsrb", "npz")
+MAX_SEED = 2**63 - 1
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise ValueError("it names a folder, so it must be 1 to 64 letters, digits, - or _")
+    return value
+
+
+def _model_name(value: str) -> str:
+    if value not in MODELS and not FACTORY.match(value):
+        raise ValueError(choose(value, MODELS, "or path/to/file.py:factory"))
+    return value
+
+
+def _source(value: str) -> str:
+    if value in ("udacity", "imagefolder"):
+        raise ValueError(f"it is not in this version; use {', '.join(SOURCES)} or path/to/file.py:factory")
+    if value not in SOURCES and not FACTORY.match(value):
+        raise ValueError(choose(value, SOURCES, "or path/to/file.py:factory"))
+    return value
+
+
+def _views(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value not in VIEWS:
+            raise ValueError(f'"{value}" is no camera; {choose(value, VIEWS)}')
+    return _distinct(values)
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("every name may stand in it once")
+    return values
+
+
+def _options(value: object) -> object:
+    if not isinstance(value, Mapping):
+        raise ValueError("it must be a table, such as { server_lr = 1.0 }")
+    for name, option in value.items():
+        if not isinstance(option, bool | int | float | str) or (
+            isinstance(option, float) and not math.isfinite(option)
+        ):
+            raise ValueError(f"{name} must be a number, a text in quotes, true or false")
+    return value
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+# A TOML array is a list; strict mode would want a tuple. The names inside stay strict.
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Scalar = bool | int | float | str
+Options = Annotated[dict[str, Scalar], BeforeValidator(_options)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, nothing is converted, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class General(Section):
+    """[experiment]"""
+
+    name: Annotated[str, AfterValidator(_name)]
+    seed: Seed = 7
+    rounds: Count = 30
+    engine: Literal["inline", "ray", "superlink", "peers"] = "inline"
+    workers: Count = 1
+    topology: Literal["server", "ring", "torus", "exponential", "random", "epidemic", "contacts"] = "server"
+    evaluate_every: Count = 1
+
+
+class Leave(Section):
+    """[fleet.leave]: probability that an asked vehicle leaves at this stage of a round."""
+
+    before_training: Probability = 0.05
+    during_training: Probability = 0.10
+    before_upload: Probability = 0.05
+    during_upload: Probability = 0.05
+    after_upload: Probability = 0.05
+
+
+class Markov(Section):
+    """[fleet.markov]: a vehicle comes and goes; the day curve bends how long it is away."""
+
+    mean_present_h: Positive = 8.0
+    mean_absent_h: Positive = 2.0
+    day_amplitude: Probability = 0.5
+    start_hour: Annotated[float, Field(ge=0, lt=24)] = 22.0
+
+
+class Pace(Section):
+    """[fleet.pace]: how fast vehicles compute and talk, on the virtual clock."""
+
+    seconds_per_example: Positive = 0.02
+    spread: NotNegative = 0.4
+    uplink_mbit: Positive = 8.0
+    downlink_mbit: Positive = 40.0
+
+
+class Fleet(Section):
+    """[fleet]"""
+
+    vehicles: Count = 100
+    availability: Literal["bernoulli", "markov", "trace"] = "bernoulli"
+    trace: str = ""
+    leave: Leave = Leave()
+    markov: Markov = Markov()
+    pace: Pace = Pace()
+
+
+class Data(Section):
+    """[data]; the defaults are those of `carpool.client.camera.settings.DataSettings`."""
+
+    source: Annotated[str, AfterValidator(_source)] = "procedural"
+    path: str = ""
+    split: Literal["natural", "dirichlet", "shards", "iid"] = "natural"
+    alpha: Positive = 0.3
+    shards: Count = 2
+    quantity_skew: Annotated[float, Field(ge=0, le=5)] = 0.0
+    holdout: Fraction = 0.2
+    stride: Count = 1
+    views: Annotated[Names, AfterValidator(_views)] = ()
+    targets: Annotated[Names, AfterValidator(_distinct)] = ()
+    width: NotNegativeInt = 0
+    height: NotNegativeInt = 0
+    drives: Count = 4
+    frames: Count = 16
+    seed: Seed | None = None
+    cache: str = ""
+
+
+class Model(Section):
+    """[model]"""
+
+    name: Annotated[str, AfterValidator(_model_name)] = "cnn-small"
+    buffers: Literal["refuse", "average"] = "refuse"
+    options: Options = {}
+
+
+class Train(Section):
+    """[train]: what a vehicle does with its own frames in one round."""
+
+    epochs: Count = 1
+    steps: Count | None = None
+    batch_size: Count = 32
+    optimizer: Literal["sgd"] = "sgd"
+    momentum: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
+    lr: Positive = 0.05
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_final: Probability = 0.0
+    warmup_rounds: NotNegativeInt = 0
+    clip_grad: NotNegative = 0.0
+    augment: Literal["none", "sign", "light"] = "none"
+    device: Literal["cpu", "cuda", "auto"] = "auto"
+
+
+class Strategy(Section):
+    """[strategy]; the catalogue checks name and options."""
+
+    name: str = "fedavg"
+    path: str = ""
+    options: Options = {}
+
+
+class Selection(Section):
+    """[selection]"""
+
+    name: Literal["uniform"] = "uniform"
+    cohort: Count = 20
+    over_select: NotNegative = 0.5
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.9
+    deadline_mads: NotNegative = 5.0
+    deadline_min_s: Positive = 60.0
+    deadline_max_s: Positive = 3600.0
+
+    @property
+    def asked(self) -> int:
+        """Vehicles asked a round, cohort × (1 + over_select) rounded up."""
+        return math.ceil(round(self.cohort * (1 + self.over_select), 6))
+
+    @property
+    def needed(self) -> int:
+        """Replies without which a round is void, quorum × cohort rounded up."""
+        return math.ceil(round(self.quorum * self.cohort, 6))
+
+
+class Secagg(Section):
+    """[privacy.secagg]"""
+
+    adversary: Literal["curious", "semi-malicious"] = "semi-malicious"
+    corrupt_fraction: Fraction = 0.05
+    dropout_fraction: Fraction = 0.4
+    n_min: Annotated[int, Field(ge=2)] = 12
+    bits: Annotated[int, Field(ge=8, le=64)] = 32
+
+
+class DP(Section):
+    """[privacy.dp]"""
+
+    mechanism: Literal["none", "central", "distributed", "local", "sgd", "matrix"] = "none"
+    unit: Literal["vehicle"] = "vehicle"
+    relation: Literal["zero-out", "add-remove", "replace-one"] = "zero-out"
+    clip_norm: Positive = 1.0
+    epsilon: Positive = 8.0
+    noise_multiplier: Positive | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+
+
+class Privacy(Section):
+    """[privacy]"""
+
+    channel: Literal["plain", "sealed", "secagg"] = "plain"
+    protocol: Literal["secagg+", "one-shot", "helpers"] = "secagg+"
+    secagg: Secagg = Secagg()
+    dp: DP = DP()
+
+
+class Audit(Section):
+    """[audit]"""
+
+    canaries: NotNegativeInt = 0
+
+
+class Ray(Section):
+    """[ray]"""
+
+    address: str = ""
+
+
+class Experiment(Section):
+    """One experiment, whole and checked; raises pydantic.ValidationError where a rule does not hold.
+
+    `data.seed` is always a number afterwards: without one in the file it is `experiment.seed`.
+    """
+
+    experiment: General
+    fleet: Fleet = Fleet()
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    strategy: Strategy = Strategy()
+    selection: Selection = Selection()
+    privacy: Privacy = Privacy()
+    audit: Audit = Audit()
+    ray: Ray = Ray()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_seed(cls, document: object) -> object:
+        if not isinstance(document, dict):
+            return document
+        general, data = document.get("experiment"), document.get("data", {})
+        if not isinstance(general, dict) or not isinstance(data, dict) or data.get("seed") is not None:
+            return document
+        seed = general.get("seed", General.model_fields["seed"].default)
+        if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+            return document  # experiment.seed is reported by itself
+        return {**document, "data": {**data, "seed": seed}}
+
+    @model_validator(mode="after")
+    def _rules(self, info: ValidationInfo) -> Experiment:
+        problems = cross_problems(self)
+        collected: list[Problem] | None = (info.context or {}).get("problems")
+        if collected is not None:
+            collected.extend(problems)
+        elif problems:
+            raise ValueError("; ".join(problem.text for problem in problems))
+        return self

@@ -1,0 +1,139 @@
+"""One run from its folder: start or resume, train, commit every round, finish with result and model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from carpool.client.modelfile import Recipe, read_model, write_model
+from carpool.experiments.inline import InlineGrid
+from carpool.experiments.runfolder import (
+    CHECKPOINT,
+    MODEL,
+    commit_record,
+    repair_records,
+)
+from carpool.experiments.signals import uninterrupted
+from carpool.experiments.workshop import Workshop
+from carpool.privacy.errors import RunError, UsageError
+from carpool.privacy.vectors import Vector
+from carpool.server import checkpoint as checkpoints
+from carpool.server.checkpoint import Checkpoint
+from carpool.server.clock import RealClock
+from carpool.server.training import Training, begin, restore, step
+from carpool.strategies.contract import dump
+
+Observer = Callable[[Mapping[str, Any]], None]
+
+
+class Session:
+    """A run in progress; implements the server's `Hooks`.
+
+    records: the rounds so far; observer: told of every committed round.
+    """
+
+    def __init__(self, folder: Path, workshop: Workshop, observer: Observer = lambda record: None) -> None:
+        self.folder, self.workshop, self.observer = folder, workshop, observer
+        self._grid: Grid | None = None
+        found = checkpoints.read(folder / CHECKPOINT)
+        if found is not None and found.run != workshop.run:
+            raise RunError(f"{folder}: config.toml was changed after the run began; restore it or start anew")
+        self.records = repair_records(folder, found)
+        self.clock_start = found.clock if found else 0.0
+        self.training: Training = self._restored(found) if found else self._begun(workshop.initial)
+
+    def _restored(self, found: Checkpoint) -> Training:
+        try:
+            return restore(self.workshop.strategy, found)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.folder / CHECKPOINT} does not fit the strategy: {error}") from error
+
+    def _begun(self, model: Vector) -> Training:
+        training = begin(self.workshop.strategy, model, self.workshop.plan)
+        vectors, scalars = dump(training.state)
+        checkpoints.save(
+            self.folder / CHECKPOINT,
+            Checkpoint(self.workshop.run, 0, 0, 0.0, (), None, vectors, scalars),
+        )
+        return training
+
+    def start_from(self, run: Path) -> None:
+        """Start warm from the model of another run; raises UsageError where the models differ."""
+        _, tensors = read_model(run / MODEL)
+        try:
+            vector = self.workshop.model.layout.flatten(tensors)
+        except ValueError as error:
+            raise UsageError(f"the model of {run} does not fit this experiment's: {error}") from error
+        self.training = self._begun(vector)
+
+    @property
+    def model(self) -> Vector:
+        """The fleet's model now, float32 [d]."""
+        return self.workshop.strategy.model(self.training.state)
+
+    def train(self, grid: Grid) -> None:
+        """Rounds until the last one; every finished round is on disk before the next one begins."""
+        self._grid = grid
+        clock = grid.clock if isinstance(grid, InlineGrid) else RealClock()
+        plan = self.workshop.plan
+        while self.training.round < plan.rounds:
+            self.training = step(self.workshop.strategy, self.training, plan, grid, clock, self)
+
+    def evaluate(self, model: Vector) -> Mapping[str, Any]:
+        """Loss, accuracy and figures by target on the experimenter's validation data."""
+        metrics = self.workshop.evaluate(model)
+        return {"loss": finite(metrics.loss), "accuracy": metrics.accuracy, "targets": metrics.targets}
+
+    def simulator(self, round_: int) -> Mapping[str, Any]:
+        """Who left at which stage, on an engine that knows; ends what is still on its way."""
+        if not isinstance(self._grid, InlineGrid):
+            return {"left": None}
+        self._grid.forget(round_)
+        return {"left": dict(self._grid.left(round_))}
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Checkpoint, then the round's line, then whoever watches; Ctrl-C waits until both are written."""
+        record = dict(checkpoint.record or {})
+        with uninterrupted():
+            checkpoints.save(self.folder / CHECKPOINT, checkpoint)
+            commit_record(self.folder, record)
+            self.records.append(record)
+        self.observer(record)
+
+    def write_model(self) -> None:
+        """Write the fleet's model to model.safetensors; raises RunError."""
+        model, workshop = self.workshop.experiment.model, self.workshop
+        recipe = Recipe(model.name, dict(model.options), model.buffers, workshop.data.schema)
+        write_model(self.folder / MODEL, self.model, workshop.model.layout, recipe)
+
+
+def finite(value: float) -> float | None:
+    """None for NaN and Inf, which JSON does not have."""
+    return value if np.isfinite(value) else None
+
+
+_sessions: dict[Path, Session] = {}
+
+
+def remember(session: Session) -> None:
+    """Let the ServerApp of this process find the session."""
+    _sessions.clear()
+    _sessions[session.folder.resolve()] = session
+
+
+def open_session(folder: Path) -> Session:
+    """The session of a run's folder; raises RunError where nobody opened it in this process."""
+    try:
+        return _sessions[folder.resolve()]
+    except KeyError:
+        raise RunError(f"no session is open in {folder}; start it with carpool run") from None
+
+
+def wall_seconds(records: list[dict[str, Any]], began: float) -> float:
+    """Seconds of this run: what earlier sittings' rounds took, or this sitting, whichever is more."""
+    return max(time.perf_counter() - began, sum(float(record["seconds"]) for record in records))

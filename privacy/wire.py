@@ -1,0 +1,192 @@
+"""The binary messages between server and vehicle. THIS FILE LISTS EVERYTHING THAT CAN LEAVE A VEHICLE.
+
+    offset  size  what
+    0       1     version (1)
+    1       1     kind (1 task, 2 contribution)
+    2       2     zero
+    4       4     header length, little-endian, at most HEADER_CAP
+    8       8     body length, little-endian, at most BODY_CAP
+    16      4     CRC-32 of header and body (against accidents; authenticity is the channel's)
+    20      -     header (msgpack), zeros up to a multiple of 64, then the vectors, little-endian float32
+
+Lengths are checked before anything is allocated; vectors are decoded as read-only views (no copy); an unknown
+or missing field, a wrong type, a wrong length, a wrong checksum, NaN or Inf raise VehicleError. Never pickle.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import msgpack
+import numpy as np
+
+from carpool.privacy.errors import VehicleError
+from carpool.privacy.vectors import Vector, check_vector
+
+VERSION = 1
+HEADER_CAP = 1 << 16
+BODY_CAP = 1 << 33
+VECTORS_CAP = 64
+RECORD = "carpool"
+"""Name of the one Flower record, and of its one entry, that holds the bytes of a message."""
+FAILURES = {
+    1001: "training ended in NaN or Inf",
+    1002: "the vehicle has no samples to train on",
+    1003: "the vehicle refused the task",
+}
+"""Codes with which a vehicle says that it cannot contribute; no free text leaves a vehicle."""
+_PREFIX = struct.Struct("<BBHIQI")
+_ALIGN = 64
+
+
+@dataclass(frozen=True)
+class TaskMessage:
+    """Server to vehicle: what to do from which model.
+
+    run: identity of the experiment; round, version, population, cohort: the facts of the round;
+    scalars: of the strategy; vectors: float32 [d] by name.
+    """
+
+    kind: ClassVar[int] = 1
+    run: str
+    round: int
+    version: int
+    population: int
+    cohort: int
+    scalars: Mapping[str, float]
+    vectors: Mapping[str, Vector]
+
+
+@dataclass(frozen=True)
+class ContributionMessage:
+    """Vehicle to server: one trained update and four numbers about it, nothing else.
+
+    upload: id of this upload, the same when it is sent again; vehicle: pseudonym; examples, steps: sizes of
+    the local training; loss: mean training loss; vectors: float32 [d] by channel.
+    """
+
+    kind: ClassVar[int] = 2
+    run: str
+    round: int
+    version: int
+    vehicle: int
+    upload: str
+    examples: int
+    steps: int
+    loss: float
+    vectors: Mapping[str, Vector]
+
+
+def encode(message: TaskMessage | ContributionMessage) -> bytes:
+    """The bytes of a message; raises VehicleError for a vector that is not finite float32."""
+    header: dict[str, Any] = {
+        f.name: getattr(message, f.name) for f in fields(message) if f.name != "vectors"
+    }
+    header["vectors"] = [[name, len(vector)] for name, vector in message.vectors.items()]
+    for name, vector in message.vectors.items():
+        check_vector(vector, len(vector), name)
+    head = msgpack.packb(header)
+    pad = -(_PREFIX.size + len(head)) % _ALIGN
+    body = sum(vector.nbytes for vector in message.vectors.values())
+    out = bytearray(_PREFIX.size + len(head) + pad + body)
+    start = _PREFIX.size
+    out[start : start + len(head)] = head
+    start += len(head) + pad
+    for vector in message.vectors.values():
+        np.frombuffer(out, "<f4", len(vector), start)[:] = vector
+        start += vector.nbytes
+    checksum = zlib.crc32(memoryview(out)[_PREFIX.size :])
+    _PREFIX.pack_into(out, 0, VERSION, message.kind, 0, len(head), body, checksum)
+    return bytes(out)
+
+
+def _split(data: bytes, kind: int) -> tuple[bytes, int]:
+    """The header bytes and the offset of the body, after every length was checked."""
+    if len(data) < _PREFIX.size:
+        raise VehicleError(f"message of {len(data)} bytes is shorter than its {_PREFIX.size}-byte prefix")
+    version, got, zero, head, body, checksum = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise VehicleError(f"message has wire version {version}; this side speaks {VERSION}")
+    if got != kind or zero != 0:
+        raise VehicleError(f"message is of kind {got}, not {kind}")
+    if head > HEADER_CAP or body > BODY_CAP:
+        raise VehicleError(f"message claims {head} + {body} bytes; the caps are {HEADER_CAP} + {BODY_CAP}")
+    start = _PREFIX.size + head + (-(_PREFIX.size + head) % _ALIGN)
+    if len(data) != start + body:
+        raise VehicleError(
+            f"message has {len(data)} bytes, its prefix says {start + body}: cut off or padded"
+        )
+    if zlib.crc32(memoryview(data)[_PREFIX.size :]) != checksum:
+        raise VehicleError("message does not match its checksum: damaged on the way")
+    return data[_PREFIX.size : _PREFIX.size + head], start
+
+
+def _typed(header: dict[str, Any], message: type[TaskMessage | ContributionMessage]) -> dict[str, Any]:
+    """The header's fields, each of the declared type and range."""
+    wanted = {f.name: f.type for f in fields(message)}
+    if set(header) != set(wanted):
+        odd = sorted(set(header) ^ set(wanted))
+        raise VehicleError(f"message header has missing or unknown fields: {', '.join(map(str, odd))[:200]}")
+    for name, kind in wanted.items():
+        value = header[name]
+        good = {
+            "str": isinstance(value, str) and len(value) <= 64,
+            "int": isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63,
+            "float": isinstance(value, float) and math.isfinite(value),
+        }.get(str(kind), True)
+        if not good:
+            raise VehicleError(f"message field {name} is {str(value)[:40]!r}; it must be a valid {kind}")
+    return header
+
+
+def _vectors(data: bytes, start: int, table: object) -> dict[str, Vector]:
+    if not isinstance(table, list) or len(table) > VECTORS_CAP:
+        raise VehicleError(f"a message carries a list of at most {VECTORS_CAP} vectors")
+    vectors: dict[str, Vector] = {}
+    for row in table:
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and type(row[1]) is int):
+            raise VehicleError("the table of vectors must hold [name, length] rows")
+        name, length = row
+        if name in vectors or not 0 < length <= (len(data) - start) // 4:
+            raise VehicleError(
+                f"vector {name[:40]!r} is repeated, or its length {length} exceeds the message"
+            )
+        vectors[name] = np.frombuffer(data, "<f4", length, start)
+        check_vector(vectors[name], length, name[:40])
+        start += 4 * length
+    if start != len(data):
+        raise VehicleError(f"{len(data) - start} bytes of the message belong to no vector")
+    return vectors
+
+
+def _decode(data: bytes, message: type[Any]) -> dict[str, Any]:
+    head, start = _split(data, message.kind)
+    try:
+        header = msgpack.unpackb(head, strict_map_key=True, max_map_len=64, max_array_len=VECTORS_CAP)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise VehicleError(f"message header is not msgpack: {str(error)[:80]}") from error
+    if not isinstance(header, dict):
+        raise VehicleError("message header is not a map")
+    values = _typed(header, message)
+    return {**values, "vectors": _vectors(data, start, values["vectors"])}
+
+
+def decode_task(data: bytes) -> TaskMessage:
+    """A task from bytes; raises VehicleError on anything that is not exactly one."""
+    values = _decode(data, TaskMessage)
+    scalars = values["scalars"]
+    if not isinstance(scalars, dict) or not all(
+        isinstance(k, str) and isinstance(v, float) and math.isfinite(v) for k, v in scalars.items()
+    ):
+        raise VehicleError("a task's scalars must map names to finite numbers")
+    return TaskMessage(**values)
+
+
+def decode_contribution(data: bytes) -> ContributionMessage:
+    """A contribution from bytes; raises VehicleError on anything that is not exactly one."""
+    return ContributionMessage(**_decode(data, ContributionMessage))

@@ -1,0 +1,145 @@
+"""The whole training: choose, run a round, evaluate, make it durable, report; resumable after any kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from carpool.privacy.errors import RoundError
+from carpool.privacy.vectors import Vector
+from carpool.privacy.wire import FAILURES
+from carpool.server.checkpoint import Checkpoint
+from carpool.server.clock import Clock
+from carpool.server.round import RoundOutcome, RoundPlan, run_round
+from carpool.server.selection import asked_size, uniform
+from carpool.strategies.contract import Facts, Strategy, dump, load
+from carpool.strategies.deadline import Policy
+
+HISTORY = 200
+"""Reply times that the adaptive deadline remembers."""
+PATIENCE_S = 86400.0
+"""How long the server waits for a quorum to be there before it runs a round with whoever is."""
+LOOK_AGAIN_S = 60.0
+DIVERGED = 1001
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the experiment asks of the server; fields as in the experiment file."""
+
+    run: str
+    seed: int
+    rounds: int
+    population: int
+    cohort: int
+    over_select: float
+    policy: Policy
+    evaluate_every: int = 1
+
+
+class Hooks(Protocol):
+    """What the server is handed: evaluation (it knows no torch) and the places where it reports."""
+
+    def evaluate(self, model: Vector) -> Mapping[str, Any]:
+        """Loss, accuracy (or None) and figures by target of a model float32 [d]."""
+
+    def simulator(self, round_: int) -> Mapping[str, Any]:
+        """What only a simulator knows of the round (who left at which stage); empty on a real fleet."""
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Make the finished round durable, then tell whoever watches."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where the training stands, between two rounds."""
+
+    state: Any
+    round: int = 0
+    version: int = 0
+    history: tuple[float, ...] = ()
+
+
+def begin(strategy: Strategy[Any], model: Vector, plan: Plan) -> Training:
+    """Before round 1, from the first model float32 [d]."""
+    return Training(strategy.init(model, Facts(0, 0, plan.population, plan.cohort)))
+
+
+def restore(strategy: Strategy[Any], checkpoint: Checkpoint) -> Training:
+    """Where the checkpoint says; raises ValueError for the state of another strategy."""
+    state = load(strategy.state, checkpoint.vectors, checkpoint.scalars)
+    return Training(state, checkpoint.round, checkpoint.version, checkpoint.history)
+
+
+def choose(plan: Plan, round_: int, grid: Grid, clock: Clock) -> NDArray[np.int64]:
+    """Node ids to ask, sorted; waits up to `PATIENCE_S` while fewer than the quorum are there."""
+    latest = clock.now() + PATIENCE_S
+    present = np.fromiter(grid.get_node_ids(), np.int64)
+    while len(present) < plan.policy.needed and clock.now() < latest:
+        clock.wait(clock.now() + LOOK_AGAIN_S)
+        present = np.fromiter(grid.get_node_ids(), np.int64)
+    rng = np.random.default_rng(np.random.SeedSequence((plan.seed, round_), spawn_key=(0x5E1EC7,)))
+    return uniform(np.sort(present), asked_size(plan.cohort, plan.over_select), rng)
+
+
+def step(
+    strategy: Strategy[Any], training: Training, plan: Plan, grid: Grid, clock: Clock, hooks: Hooks
+) -> Training:
+    """One round, evaluated and committed; raises RoundError where every vehicle's training diverged."""
+    began, round_ = time.perf_counter(), training.round + 1
+    facts = Facts(round_, training.version, plan.population, plan.cohort)
+    asked = choose(plan, round_, grid, clock)
+    round_plan = RoundPlan(plan.run, facts, asked, plan.policy, training.history)
+    state, outcome = run_round(strategy, training.state, round_plan, grid, clock)
+    refuse_divergence(round_, outcome)
+    due = round_ % plan.evaluate_every == 0 or round_ == plan.rounds
+    figures = hooks.evaluate(strategy.model(state)) if due else {}
+    training = replace(
+        training,
+        state=state,
+        round=round_,
+        version=training.version + outcome.decision.counted,
+        history=(*training.history, *outcome.durations)[-HISTORY:],
+    )
+    record = {
+        "round": round_,
+        "asked": len(asked),
+        "replied": outcome.replied,
+        "dropped": len(asked) - outcome.replied,
+        "refused": len(outcome.refused),
+        "void": not outcome.decision.counted,
+        "closed": outcome.decision.reason,
+        "loss": figures.get("loss"),
+        "accuracy": figures.get("accuracy"),
+        "train_loss": outcome.train_loss,
+        "targets": figures.get("targets"),
+        "seconds": round(time.perf_counter() - began, 4),
+        "fleet_seconds": round(outcome.elapsed, 3),
+        "bytes_up": outcome.bytes_up,
+        "bytes_down": outcome.bytes_down,
+        "epsilon": None,
+        **hooks.simulator(round_),
+    }
+    vectors, scalars = dump(state)
+    hooks.commit(
+        Checkpoint(
+            plan.run, round_, training.version, clock.now(), training.history, record, vectors, scalars
+        )
+    )
+    return training
+
+
+def refuse_divergence(round_: int, outcome: RoundOutcome) -> None:
+    """Stop where nobody had a usable update and at least one training ended in NaN or Inf."""
+    diverged = sum(code == DIVERGED for code in outcome.failures)
+    if outcome.replied == 0 and diverged:
+        raise RoundError(
+            f"round {round_}: {FAILURES[DIVERGED]} on all {diverged} vehicles that answered; "
+            "lower train.lr or strategy.options.server_lr, or set train.clip_grad = 1.0"
+        )

@@ -1,0 +1,41 @@
+"""What several strategies share: range checks of options, the plain local half, weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from carpool.strategies.contract import Facts, Header, LocalTask, Trainer
+
+if TYPE_CHECKING:
+    from torch import Tensor as Stack
+
+Weighting = Literal["examples", "equal"]
+
+
+def in_range(name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Raise ValueError unless low <= value < high (low < value with `open_low`); NaN never passes.
+
+    >>> in_range("beta", 0.9, 0, 1)
+    """
+    inside = (low < value if open_low else low <= value) and value < high
+    if isinstance(value, bool) or not inside:
+        bound = f"{name} > {low}" if open_low else f"{name} >= {low}"
+        upper = f" and {name} < {high}" if math.isfinite(high) else ""
+        raise ValueError(f"{name} is {value}; it must hold that {bound}{upper}")
+
+
+def weigh(weighting: Weighting) -> Callable[[Header, Facts], float]:
+    """By samples ("examples", McMahan et al. 2017) or every vehicle alike ("equal"); ValueError otherwise."""
+    if weighting == "examples":
+        return lambda header, facts: float(header.examples)
+    if weighting == "equal":
+        return lambda header, facts: 1.0
+    raise ValueError(f"weighting is {weighting!r}; use 'examples' or 'equal'")
+
+
+def plain_local(task: LocalTask, trainer: Trainer, facts: Facts) -> Mapping[str, Stack]:
+    """Train from the server's model and send the difference: delta = local - global, [K, d]."""
+    start = task.vectors["params"]
+    return {"delta": trainer.train(start) - start}
