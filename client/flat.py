@@ -35,8 +35,8 @@ class FlatModel:
         if floating and buffers == "refuse":
             raise ConfigError(
                 [
-                    f"the model has the buffer {floating[0][0]!r} ({len(floating)} in all): use GroupNorm in place "
-                    'of BatchNorm, or set model.buffers = "average": running statistics travel like weights'
+                    f"the model has the buffer {floating[0][0]!r} ({len(floating)} in all): use GroupNorm in "
+                    'place of BatchNorm, or let them travel like weights with model.buffers = "average"'
                 ]
             )
         tensors: list[tuple[str, Tensor]] = [*parameters, *floating]

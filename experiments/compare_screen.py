@@ -13,14 +13,23 @@ from carpool.experiments.seeds import Estimate, estimate
 
 def screen(found: Comparison) -> RenderableType:
     """The comparison for people."""
-    parts: list[RenderableType] = [_runs(found)]
+    legend = f'"{_goal(found)}": rounds until that {found.metric}'
+    if any(not line.run.complete for line in found.lines):
+        legend += "; * not complete"
+    parts: list[RenderableType] = [_runs(found), Text(legend, style="dim")]
     if any(len(members) > 1 for members in found.groups.values()):
-        parts += [Text(), _means(found)]
+        legend = "mean ± t·s/√n over seeds (Student's t); few seeds make a rough guide"
+        parts += [Text(), _means(found), Text(legend, style="dim")]
     if found.pairs:
-        parts += [Text(), _pairs(found)]
-    for note in found.notes:
-        parts.append(Text(f"note: {note}", style="dim"))
+        legend = '"clear": the interval leaves out 0; among many pairs some do so by chance'
+        parts += [Text(), _pairs(found), Text(legend, style="dim")]
+    if found.notes:
+        parts += [Text(), *(Text(f"note: {note}") for note in found.notes)]
     return Group(*parts)
+
+
+def _goal(found: Comparison) -> str:
+    return f"to {found.show(found.target)}"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -52,10 +61,6 @@ def _runs(found: Comparison) -> Table:
             lost,
             str(line.void),
         )
-    table.caption = f'"{goal}": rounds until that {found.metric}' + (
-        "; * not complete" if any(not line.run.complete for line in found.lines) else ""
-    )
-    table.caption_justify = "left"
     return table
 
 
@@ -74,8 +79,6 @@ def _means(found: Comparison) -> Table:
             continue
         value = estimate([line.final for line in members])
         table.add_row(Text(group), str(value.n), found.show(value.mean), _interval(found, value))
-    table.caption = "mean ± t·s/√n over seeds (Student's t); few seeds make a rough guide"
-    table.caption_justify = "left"
     return table
 
 

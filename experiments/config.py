@@ -10,15 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+import pydantic
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from carpool.client.camera.settings import VIEWS
 from carpool.experiments.checks import FACTORY, Problem, cross_problems
@@ -280,7 +273,7 @@ class Experiment(Section):
     audit: Audit = Audit()
     ray: Ray = Ray()
 
-    @model_validator(mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
     def _resolve_seed(cls, document: object) -> object:
         if not isinstance(document, dict):
@@ -293,8 +286,8 @@ class Experiment(Section):
             return document  # experiment.seed is reported by itself
         return {**document, "data": {**data, "seed": seed}}
 
-    @model_validator(mode="after")
-    def _rules(self, info: ValidationInfo) -> Experiment:
+    @pydantic.model_validator(mode="after")
+    def _rules(self, info: pydantic.ValidationInfo) -> Experiment:
         problems = cross_problems(self)
         collected: list[Problem] | None = (info.context or {}).get("problems")
         if collected is not None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from carpool.client.camera.procedural import render_vehicle
 from carpool.client.camera.samples import Frames, Pool, Rows, Shard
 from carpool.client.camera.settings import VIEWS
 from carpool.client.predict import predict, truths
@@ -109,5 +108,7 @@ def all_views(
 
 def surround_of(workshop: Workshop, vehicle: int) -> Pool:
     """A procedural vehicle's frames from all eight cameras."""
+    from carpool.client.camera.procedural import render_vehicle
+
     settings = dataclasses.replace(data_settings(workshop.experiment), views=VIEWS)
     return render_vehicle(settings, vehicle)

@@ -51,9 +51,8 @@ class Source:
     document: Table
     over: dict[Key, str]
 
-    def place(self, dotted: str) -> str:
+    def place(self, key: Key) -> str:
         """`--set`, `file:line`, or the file."""
-        key = tuple(dotted.split("."))
         for over, label in self.over.items():
             if key[: len(over)] == over or over[: len(key)] == key:
                 return label
@@ -81,7 +80,7 @@ def load_experiment(path: Path, sets: Sequence[str] = (), *, check_files: bool =
     """
     source = _read(path, sets)
     if source.document.get("sweep") is not None:
-        where = source.place("sweep")
+        where = source.place(("sweep",))
         text = (
             f"{where}: this file has a [sweep]; run it with carpool sweep {path}, or pin its keys with --set"
         )
@@ -97,7 +96,7 @@ def load_sweep(path: Path, sets: Sequence[str] = ()) -> list[tuple[dict[str, obj
     Raises ConfigError with every fault of every point.
     """
     source = _read(path, sets)
-    axes = _axes(source)
+    axes, labels = _axes(source)
     points: list[tuple[dict[str, object], Experiment]] = []
     problems: dict[str, list[str]] = {}
     for values in itertools.product(*axes.values()):
@@ -108,7 +107,6 @@ def load_sweep(path: Path, sets: Sequence[str] = ()) -> list[tuple[dict[str, obj
         try:
             for key, value in chosen.items():
                 put(document, key, copy.deepcopy(value))
-            labels = {key: source.place(".".join(("sweep", *key))) for key in chosen}
             point = Source(path, source.layers, document, {**labels, **source.over})
             points.append((dotted, _check(point, True)))
         except ConfigError as error:
@@ -175,12 +173,14 @@ def _read(path: Path, sets: Sequence[str]) -> Source:
     return Source(path, layers, document, dict.fromkeys(over, "--set"))
 
 
-def _axes(source: Source) -> dict[Key, list[object]]:
+def _axes(source: Source) -> tuple[dict[Key, list[object]], dict[Key, str]]:
+    """The lists of the sweep, and the place of each in the file."""
     sweep = source.document.get("sweep", {})
     if not isinstance(sweep, dict):
-        text = f"{source.place('sweep')}: sweep is {shown(sweep)}; it must be a table: [sweep]"
+        text = f"{source.place(('sweep',))}: sweep is {shown(sweep)}; it must be a table: [sweep]"
         raise ConfigError([text], str(source.path))
     axes: dict[Key, list[object]] = {}
+    places: dict[Key, str] = {}
     problems = []
     for place, key, values in _leaves(sweep, source):
         dotted = ".".join(key)
@@ -193,10 +193,10 @@ def _axes(source: Source) -> dict[Key, list[object]]:
         elif key in axes:
             problems.append(f"{place}: [sweep] has {dotted} twice; keep one")
         else:
-            axes[key] = values
+            axes[key], places[key] = values, place
     total = math.prod(len(values) for values in axes.values())
     if not problems and total > MAX_POINTS:
-        where = source.place("sweep")
+        where = source.place(("sweep",))
         problems.append(
             f"{where}: [sweep] has {total} points; at most {MAX_POINTS} are run, so shorten a list"
         )
@@ -205,7 +205,7 @@ def _axes(source: Source) -> dict[Key, list[object]]:
         problems.append(f'{source.path} has no [sweep]; add one, such as "train.lr" = [0.02, 0.05]')
     if problems:
         raise ConfigError(problems, str(source.path))
-    return axes
+    return axes, places
 
 
 def _leaves(table: Table, source: Source, above: Key = ()) -> Iterator[tuple[str, Key, object]]:
@@ -213,7 +213,7 @@ def _leaves(table: Table, source: Source, above: Key = ()) -> Iterator[tuple[str
         if isinstance(value, dict) and value:
             yield from _leaves(value, source, (*above, name))
         else:
-            yield source.place(".".join(("sweep", *above, name))), (*above, *name.split(".")), value
+            yield source.place(("sweep", *above, name)), (*above, *name.split(".")), value
 
 
 def _check(source: Source, check_files: bool) -> Experiment:
@@ -253,7 +253,7 @@ def _without(document: Table, keys: list[Key]) -> Table:
 
 
 def _fail(source: Source, problems: list[Problem]) -> ConfigError:
-    told = [(source.place(problem.keys[0]), problem.text) for problem in problems]
+    told = [(source.place(tuple(problem.keys[0].split("."))), problem.text) for problem in problems]
     told.sort(key=lambda entry: _in_file_order(entry[0]))
     return ConfigError([f"{place}: {text}" for place, text in told], str(source.path))
 

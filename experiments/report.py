@@ -96,10 +96,7 @@ def render(evidence: Evidence) -> str:
     )
     environment.filters["clean"] = clean
     # Only what plots.py drew is trusted as markup; it draws no name of the experiment's.
-    figures = {
-        name: Markup(svg) if svg else None  # noqa: S704
-        for name, svg in _figures(evidence).items()
-    }
+    figures = {name: Markup(svg or "") for name, svg in _figures(evidence).items()}  # noqa: S704
     page = environment.get_template("report.html.j2").render(
         figures=figures, colors=plots.COLORS, **_context(evidence)
     )

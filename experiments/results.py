@@ -144,7 +144,8 @@ class Run:
     def total(self, key: str) -> float:
         """A total (seconds, bytes_up, bytes_down), summed from the rounds where the run has not ended."""
         found = number((self.result.get("totals") or {}).get(key))
-        return found if not math.isnan(found) else math.fsum(points(self.records, key)[1])
+        parts = points(self.records, key)[1]
+        return math.fsum(parts) if math.isnan(found) and parts else found
 
     def _setting(self, key: str, default: object) -> object:
         section = self.config.get("experiment")

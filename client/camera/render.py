@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from carpool.client.camera import render_quads, render_walls
+from carpool.client.camera import render_quads, render_things, render_walls
 from carpool.client.camera.domains import F32, STREAM_DRIVE, STREAM_VIEW, Domain, generator
 from carpool.client.camera.render_camera import Camera, camera
 from carpool.client.camera.render_ground import Ground
@@ -50,7 +50,7 @@ class VehicleRenderer:
         eye, ground, gain = self.view(name)
         light = make_light(drive.conditions, self.domain)
         still = sky(eye, light, self.domain, generator(self.seed, self.vehicle, STREAM_DRIVE, number, 1))
-        lit, quads = ground.lit(light), render_quads.build(self.domain, drive)
+        lit, quads = ground.lit(light), render_things.build(self.domain, drive)
         rng = generator(self.seed, self.vehicle, STREAM_VIEW, number, VIEWS.index(name))
         frames, pixels = len(drive.travelled), self.width * self.height
         covered = np.zeros(frames, np.float32)

@@ -7,7 +7,7 @@ upright edges stay upright and a column of pixels has one azimuth.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -96,8 +96,13 @@ def box_blur(table: F32, bins: int, axis: int, wrap: bool) -> F32:
     return np.asarray((upper - lower) / bins, np.float32)
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], scales: tuple[int, ...]) -> F32:
-    """Wrapping noise of several grain sizes (in bins), zero mean, unit variance: float32 `shape`."""
+@lru_cache(maxsize=16)
+def fixed_noise(shape: tuple[int, ...], scales: tuple[int, ...]) -> F32:
+    """Wrapping noise of several grain sizes (in bins), zero mean, unit variance: float32 `shape`.
+
+    The same for everyone, since it costs more than a drive; who wants another one rolls it.
+    """
+    rng = np.random.Generator(np.random.Philox(20240601))
     total = np.zeros(shape, np.float32)
     for scale in scales:
         layer = rng.standard_normal(shape).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carpool.client.camera.domains import F32, Domain
-from carpool.client.camera.render_camera import Camera, box_blur, footprint, smooth_noise
+from carpool.client.camera.render_camera import Camera, box_blur, fixed_noise, footprint
 from carpool.client.camera.render_light import Light
 
 I32 = NDArray[np.int32]
@@ -124,8 +124,7 @@ def surface(domain: Domain) -> Surface:
 @lru_cache(maxsize=1)
 def _grain() -> F32:
     """Roughness of all surfaces, the same for everyone: float32 [64 · unrolled]."""
-    rng = np.random.Generator(np.random.Philox(20240601))
-    tile = smooth_noise(rng, (64, _ALONG), (1, 3, 9))
+    tile = fixed_noise((64, _ALONG), (1, 3, 9))
     unrolled = (np.arange(_ALONG + 2 * _REACH + 2) - _REACH) % _ALONG
     return np.ascontiguousarray(tile[:, unrolled]).reshape(-1)
 
@@ -153,7 +152,7 @@ class Ground:
 
     def lit(self, light: Light) -> tuple[F32, F32]:
         """Factor and summand that turn surface colour into what the sensor sees: two float32 [pixels, 3]."""
-        lamp = light.head_lamps(self.x, self.z, 15.0)[:, None]
+        lamp = light.head_lamps(self.x, self.z, 18.0)[:, None]
         warm = np.array((1.0, 0.96, 0.86), np.float32)
         bright = light.ambient + lamp * warm
         clear = light.clear(self.distance)[:, None]

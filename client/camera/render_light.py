@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from carpool.client.camera.domains import F32, Conditions, Domain
-from carpool.client.camera.render_camera import Camera, smooth_noise
+from carpool.client.camera.render_camera import Camera, fixed_noise
 
 if TYPE_CHECKING:
     from carpool.client.camera.render_quads import Projected
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 # zenith, horizon, light on things, haze by time of day; then the same under rain or fog.
 _CLEAR = {
     "day": ((88, 140, 215), (190, 212, 235), (1.0, 0.98, 0.94), (196, 210, 225)),
-    "dusk": ((62, 70, 120), (240, 150, 90), (0.60, 0.50, 0.48), (185, 130, 105)),
-    "night": ((8, 10, 22), (26, 28, 44), (0.12, 0.13, 0.18), (24, 26, 38)),
+    "dusk": ((62, 70, 120), (240, 150, 90), (0.66, 0.55, 0.52), (185, 130, 105)),
+    "night": ((8, 10, 22), (26, 28, 44), (0.16, 0.17, 0.23), (24, 26, 38)),
 }
 _GREY = {
     "day": ((168, 174, 182), (196, 200, 205), (0.74, 0.76, 0.78), (192, 197, 202)),
     "dusk": ((92, 90, 104), (140, 122, 118), (0.44, 0.41, 0.43), (128, 114, 114)),
-    "night": ((20, 21, 27), (38, 38, 44), (0.11, 0.11, 0.14), (36, 36, 42)),
+    "night": ((20, 21, 27), (38, 38, 44), (0.15, 0.15, 0.18), (36, 36, 42)),
 }
 
 
@@ -70,7 +70,7 @@ class Light:
             np.hypot(ends[:, 2] - ends[:, 0], ends[:, 3] - ends[:, 1]), 1e-3
         )
         side = 0.86 + 0.14 * across
-        shade = self.ambient * side[:, None] + np.minimum(lamp, 1.1)[:, None]
+        shade = self.ambient * side[:, None] + np.minimum(lamp, 1.0)[:, None]
         distance = np.hypot(x - camera.mount[0], z - camera.mount[1])
         return np.asarray(shade, np.float32), self.clear(distance), self.veil
 
@@ -91,7 +91,7 @@ def make_light(conditions: Conditions, domain: Domain) -> Light:
         haze=conditions.haze,
         rain=conditions.rain,
         lamps={"day": 0.0, "dusk": 0.7, "night": 1.0}[conditions.time],
-        beam={"day": 0.0, "dusk": 0.18, "night": 0.85}[conditions.time],
+        beam={"day": 0.0, "dusk": 0.22, "night": 1.25}[conditions.time],
         sun=conditions.sun,
         glow={"day": 26.0, "dusk": 60.0, "night": 0.0}[conditions.time]
         * (1.0 if conditions.weather == "clear" else 0.0),
@@ -103,8 +103,8 @@ def sky(camera: Camera, light: Light, domain: Domain, rng: np.random.Generator) 
 
     `rng` is that of the drive, not of the view, so that neighbouring cameras see the same hills.
     """
-    clouds = smooth_noise(rng, (128, 32), (17, 7))
-    ridge = np.cumsum(smooth_noise(rng, (360,), (31, 9))[None, :], axis=0)[0]
+    clouds = np.roll(fixed_noise((128, 32), (17, 7)), rng.integers((128, 32)), axis=(0, 1))
+    ridge = np.roll(fixed_noise((360,), (31, 9)), rng.integers(360))
     height = np.maximum(0.035 + 0.022 * ridge, 0.004)
     tangent = camera.elevation[:, None]
     bearing = (camera.azimuth / (2 * np.pi)) % 1.0

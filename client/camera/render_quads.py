@@ -9,117 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from carpool.client.camera.domains import F32, SIGNS, Domain
+from carpool.client.camera.domains import F32
 from carpool.client.camera.render_camera import Camera
 from carpool.client.camera.render_light import Light
 from carpool.client.camera.render_sprites import LEVELS, SIZE, atlas
-from carpool.client.camera.scene import KINDS, RANGE, SIZES, Drive, sign_range
-
-Ints = NDArray[np.int64]
+from carpool.client.camera.render_things import Ints, Quads
 
 NEAR = 0.4
 """What is nearer to the camera than this is cut off, m."""
-
-
-@dataclass(frozen=True)
-class Quads:
-    """Rectangles of one drive in the car's frame, [n] each.
-
-    frame: int64. ends: float32 [n, 4] = (xa, za, xb, zb), m: a on the left as seen from outside. heights:
-    float32 [n, 2], bottom and top, m. sprite: int64; back: int64, the sprite from behind, -1 for none.
-    paint: float32 [n, 3]. user: bool, belongs to another road user. shine: float32, how strongly it throws
-    head lamps back.
-    """
-
-    frame: Ints
-    ends: F32
-    heights: F32
-    sprite: Ints
-    back: Ints
-    paint: F32
-    user: NDArray[np.bool_]
-    shine: F32
-
-    def take(self, rows: Ints | NDArray[np.bool_]) -> Quads:
-        """Some of the rectangles."""
-        return Quads(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-
-def _join(parts: list[Quads]) -> Quads:
-    return Quads(*(np.concatenate([getattr(p, n) for p in parts]) for n in Quads.__dataclass_fields__))
-
-
-def _make(
-    frame: Ints, ends: list[F32], heights: tuple[F32 | float, F32 | float], sprite: Ints, back: int = -1,
-    paint: F32 | None = None, user: bool = False, shine: float = 0.0,
-) -> Quads:  # fmt: skip
-    n = len(frame)
-    return Quads(
-        frame=frame,
-        ends=np.stack(ends, axis=1).astype(np.float32),
-        heights=np.stack([np.broadcast_to(np.float32(h), (n,)) for h in heights], axis=1),
-        sprite=np.broadcast_to(sprite, (n,)),
-        back=np.full(n, back),
-        paint=np.zeros((n, 3), np.float32) if paint is None else paint,
-        user=np.full(n, user),
-        shine=np.full(n, shine, np.float32),
-    )
-
-
-def build(domain: Domain, drive: Drive) -> Quads:
-    """Every rectangle of a drive that is near enough to be drawn."""
-    return _join([*_signs(domain, drive), *_users(drive)])
-
-
-def _signs(domain: Domain, drive: Drive) -> list[Quads]:
-    index, size = atlas().index, drive.sign_size
-    frame, which = np.nonzero((drive.sign_z < sign_range(size)) & (drive.sign_z > -14.0))
-    z = drive.sign_z[frame, which]
-    x = drive.sign_u + drive.centre(drive.sign_z)[frame, which]
-    names = np.array([index["pole"]] + [index[f"{domain.country} {name}"] for name in SIGNS[1:]])
-    low, high = np.float32(2.15 - size / 2), np.float32(2.15 + size / 2)
-    pole = _make(frame, [x - 0.09, z + 0.02, x + 0.09, z + 0.02], (0.0, low + 0.2), names[np.zeros_like(which)],
-                 index["pole"], shine=0.2)  # fmt: skip
-    half = np.float32(size / 2)
-    panel = _make(frame, [x - half, z, x + half, z], (low, high), names[drive.sign_class[which]],
-                  index["sign back"], shine=1.0)  # fmt: skip
-    return [pole, panel]
-
-
-def _users(drive: Drive) -> list[Quads]:
-    """Four faces for each vehicle, one towards us for each person."""
-    index, users = atlas().index, drive.users
-    if not len(users.kind):
-        return []
-    frame, which = np.nonzero(np.abs(users.z) < RANGE)
-    z = users.z[frame, which]
-    x = (users.u + drive.centre(users.z))[frame, which]
-    # Heading of the road there; whoever comes towards us is turned around.
-    turn = np.arctan(drive.curvature[frame] * z) + np.where(users.away[which], 0, np.pi)
-    length, width, height = SIZES[users.kind[which]].T
-    ahead, right = np.stack([np.sin(turn), np.cos(turn)]), np.stack([np.cos(turn), -np.sin(turn)])
-    corner = {
-        (i, j): np.stack([x, z]) + i * ahead * length / 2 + j * right * width / 2
-        for i in (-1, 1)
-        for j in (-1, 1)
-    }
-    walker = users.kind[which] == KINDS.index("person")
-    parts = []
-    faces = {"rear": ((-1, -1), (-1, 1)), "front": ((1, 1), (1, -1)),
-             "right": ((-1, 1), (1, 1)), "left": ((1, -1), (-1, -1))}  # fmt: skip
-    for face, (a, b) in faces.items():
-        names = np.array([index.get(f"{kind} {face}", 0) for kind in KINDS])
-        ends = [corner[a][0], corner[a][1], corner[b][0], corner[b][1]]
-        quads = _make(frame, ends, (0.02, height), names[users.kind[which]], paint=users.paint[which],
-                      user=True, shine=0.35 if face == "rear" else 0.15)  # fmt: skip
-        parts.append(quads.take(~walker))
-    away = np.maximum(np.hypot(x, z), 0.5)
-    px, pz = width / 2 * z / away, -width / 2 * x / away
-    person = _make(frame, [x - px, z - pz, x + px, z + pz], (0.0, height),
-                   np.full(len(frame), index["person"]), paint=users.paint[which], user=True, shine=0.3)  # fmt: skip
-    return [*parts, person.take(walker)]
 
 
 @dataclass(frozen=True)
@@ -152,7 +50,10 @@ def project(quads: Quads, camera: Camera) -> Projected:
     last = np.floor(np.clip(screen.max(axis=1), 0, camera.width) - 0.5).astype(np.int64)
     keep &= last >= first
     rows = np.nonzero(keep)[0]
-    rows = rows[np.lexsort((-depth[rows].mean(axis=1), quads.frame[rows]))]
+    place = quads.order[:, :2] - camera.mount
+    key = place[:, 1] * camera.cos - place[:, 0] * camera.sin - 0.3 * quads.order[:, 2]
+    key += 0.02 * depth.mean(axis=1)  # faces of one box
+    rows = rows[np.lexsort((-key[rows], quads.frame[rows]))]
     frame = quads.frame[rows]
     rank = np.arange(len(rows)) - np.searchsorted(frame, frame)
     order = np.argsort(rank, kind="stable")
@@ -193,7 +94,7 @@ def draw(picture: F32, quads: Quads, camera: Camera, light: Light) -> F32:
     v = (row + np.float32(0.5) - top[bar]) / (bottom - top)[bar]
     spread = np.bincount(owner, minlength=len(seen.rank))
     tall = np.bincount(owner, bottom - top, minlength=len(seen.rank)) / np.maximum(spread, 1)
-    detail = np.log2(SIZE / np.maximum(np.minimum(tall, spread * 1.0), 1.0))
+    detail = np.log2(SIZE / np.sqrt(np.maximum(tall * spread, 1.0)))
     level = np.clip(np.floor(detail + 0.35), 0, LEVELS - 1).astype(np.int64)
     thing = owner[bar]
     texel = _sample(seen.quads.sprite[thing], level[thing], u[bar].astype(np.float32), v.astype(np.float32))

@@ -176,10 +176,8 @@ def _rear(c: Canvas, kind: str, front: bool) -> None:
     c.box(0.74, 0.86, 0.94, 1.0, TYRE)
     c.box(0.1, 0.84, 0.9, 0.94, (30, 30, 32))
     if kind == "car":
-        c.shape([(0.20, 0.02), (0.80, 0.02), (0.96, 0.44), (0.04, 0.44)], None)
-        c.box(0.02, 0.42, 0.98, 0.88, None)
-        c.shape([(0.24, 0.07), (0.76, 0.07), (0.86, 0.38), (0.14, 0.38)], GLASS)
-        lamps, plate = (0.48, 0.60), 0.68
+        c.box(0.02, 0.02, 0.98, 0.82, None)
+        lamps, plate = (0.20, 0.42), 0.5
     elif kind == "van":
         c.box(0.03, 0.02, 0.97, 0.88, None)
         c.box(0.12, 0.10, 0.88, 0.42, GLASS)
@@ -196,11 +194,9 @@ def _rear(c: Canvas, kind: str, front: bool) -> None:
 def _side(c: Canvas, kind: str) -> None:
     """Nose to the right."""
     if kind == "car":
-        c.shape([(0.01, 0.44), (0.16, 0.40), (0.28, 0.04), (0.62, 0.02), (0.78, 0.40), (0.98, 0.50),
-                 (0.99, 0.84), (0.01, 0.84)], None)  # fmt: skip
-        c.shape([(0.22, 0.38), (0.31, 0.10), (0.44, 0.09), (0.44, 0.38)], GLASS)
-        c.shape([(0.47, 0.38), (0.47, 0.09), (0.60, 0.09), (0.72, 0.38)], GLASS)
-        wheel, axles = 0.17, (0.19, 0.80)
+        c.shape([(0.01, 0.04), (0.70, 0.02), (0.97, 0.16), (0.99, 0.78), (0.01, 0.78)], None)
+        c.box(0.30, 0.12, 0.31, 0.7, (40, 40, 40))
+        wheel, axles = 0.30, (0.19, 0.80)
     elif kind == "van":
         c.shape([(0.01, 0.02), (0.76, 0.02), (0.90, 0.42), (0.99, 0.50), (0.99, 0.88), (0.01, 0.88)], None)
         c.shape([(0.64, 0.10), (0.74, 0.10), (0.85, 0.42), (0.64, 0.42)], GLASS)
@@ -211,14 +207,26 @@ def _side(c: Canvas, kind: str) -> None:
         c.shape([(0.85, 0.22), (0.94, 0.22), (0.97, 0.44), (0.85, 0.44)], GLASS)
         c.box(0.0, 0.80, 0.98, 0.90, (45, 45, 48))
         wheel, axles = 0.12, (0.12, 0.28, 0.88)
-    c.lamp(0.955, 0.52, 0.985, 0.62, (255, 250, 225))
-    c.lamp(0.015, 0.48, 0.04, 0.60, (225, 20, 15))
-    ratio = {"car": 0.34, "van": 0.45, "truck": 0.40}[kind]  # height over length: wheels stay round
+    low, high = (0.2, 0.36) if kind == "car" else (0.52, 0.62)
+    c.lamp(0.955, low, 0.985, high, (255, 250, 225))
+    c.lamp(0.015, low, 0.04, high, (225, 20, 15))
+    ratio = {"car": 0.205, "van": 0.45, "truck": 0.40}[kind]  # height over length: wheels stay round
     for x in axles:
         turn = np.linspace(0, 2 * np.pi, 32, endpoint=False)
         for size, colour in ((wheel, TYRE), (wheel * 0.5, METAL)):
             points = [(x + size * ratio * np.cos(a), 1 - wheel + size * np.sin(a)) for a in turn]
             c.shape([(float(px), float(min(py, 1.0))) for px, py in points], colour)
+
+
+def _cabin(c: Canvas, side: bool) -> None:
+    """A car's upper half: roof, windows; the lowest third lies inside the body. Nose to the right."""
+    if side:
+        c.shape([(0.05, 0.0), (0.66, 0.0), (1.0, 0.62), (1.0, 1.0), (0.0, 1.0), (0.0, 0.4)], None)
+        c.shape([(0.09, 0.12), (0.38, 0.12), (0.38, 0.58), (0.05, 0.58)], GLASS)
+        c.shape([(0.44, 0.12), (0.64, 0.12), (0.88, 0.58), (0.44, 0.58)], GLASS)
+    else:
+        c.shape([(0.08, 0.0), (0.92, 0.0), (1.0, 0.62), (1.0, 1.0), (0.0, 1.0), (0.0, 0.62)], None)
+        c.shape([(0.14, 0.12), (0.86, 0.12), (0.92, 0.58), (0.08, 0.58)], GLASS)
 
 
 def _person(c: Canvas) -> None:
@@ -246,6 +254,8 @@ def _drawings() -> dict[str, Callable[[Canvas], None]]:
         table[f"{kind} rear"] = partial(_rear, kind=kind, front=False)
         table[f"{kind} front"] = partial(_rear, kind=kind, front=True)
         table[f"{kind} right"] = partial(_side, kind=kind)
+    for face in ("rear", "front", "right"):
+        table[f"car cabin {face}"] = partial(_cabin, side=face == "right")
     return table
 
 

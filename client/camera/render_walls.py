@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carpool.client.camera.domains import F32, STREAM_DOMAIN, Domain, generator
-from carpool.client.camera.render_camera import Camera, box_blur, smooth_noise
+from carpool.client.camera.render_camera import Camera, fixed_noise
 from carpool.client.camera.render_light import Light
 
 Ints = NDArray[np.int64]
 
 _ALONG, _STEP = 1024, 0.25  # m a bin along the road: repeats after 256 m
 _UP, _RISE = 48, 1 / 3  # m a bin upwards: 16 m
-_LEVELS = 6
+_LEVELS, _COARSE = 6, 3  # halved along the road each time, upwards at most three times
+_WIDE = np.array([_UP >> min(i, _COARSE) for i in range(_LEVELS)], np.int64)
+_START = np.r_[0, np.cumsum([(_ALONG >> i) * w for i, w in enumerate(_WIDE)])][:_LEVELS]
 FAR = 170.0
 
 _FACADES = (
@@ -34,8 +36,8 @@ _TREES = ((58, 88, 44), (96, 92, 44), (44, 76, 52), (118, 86, 46))
 class Walls:
     """Walls of one vehicle's roads.
 
-    height: float32 [along], m. texels: uint8 [levels · along · up, 4], colour and how much of it is a window
-    with light behind. left, right: lateral distance from the lane's centre, m.
+    height: float32 [along], m. texels: uint8 [n, 4], colour and how much of it is a window with light behind,
+    level after level, each half as fine as the one before. left, right: lateral distance from the lane's centre, m.
     """
 
     height: F32
@@ -78,9 +80,10 @@ def _windows(facade: F32, floors: int, rng: np.random.Generator) -> None:
 
 
 def _country(domain: Domain, rng: np.random.Generator) -> tuple[F32, F32]:
-    big, small = smooth_noise(rng, (_ALONG,), (61,)), smooth_noise(rng, (_ALONG,), (9, 3))
+    turn = int(rng.integers(_ALONG))
+    big, small = (np.roll(fixed_noise((_ALONG,), scales), turn) for scales in ((61,), (9, 3)))
     height = np.clip(4.5 + 3.2 * big + 0.9 * small, 0.7, 14.0).astype(np.float32)
-    grain = smooth_noise(rng, (_ALONG, _UP), (2, 7))
+    grain = np.roll(fixed_noise((_ALONG, _UP), (2, 7)), turn, axis=0)
     colour = np.array(_TREES[domain.palette], np.float32)
     shade = 0.72 + 0.5 * np.clip(np.arange(_UP) / 24, 0, 1)
     picture = colour * (shade[None, :] * (1 + 0.2 * grain))[..., None]
@@ -108,7 +111,8 @@ def make_walls(domain: Domain, seed: int, vehicle: int) -> Walls:
     levels, level = [], picture
     for i in range(_LEVELS):
         levels.append(np.clip(level, 0, 255).astype(np.uint8).reshape(-1, 4))
-        level = box_blur(box_blur(picture, 2 ** (i + 1), 0, True), min(2 ** (i + 1), 16), 1, False)
+        up = 2 if i < _COARSE else 1
+        level = level.reshape(level.shape[0] // 2, 2, level.shape[1] // up, up, 4).mean(axis=(1, 3))
     wide = 2.0 if domain.setting == "highway" else 1.0
     return Walls(height, np.concatenate(levels), domain.wall + wide * domain.lane_width, domain.wall)
 
@@ -157,10 +161,10 @@ def draw(
     up = ((bottom[bar] - row - np.float32(0.5)) / scale[bar] * np.float32(1 / _RISE)).astype(np.int64)
     np.clip(up, 0, _UP - 1, out=up)
     jump = np.abs(np.diff(along, axis=1, append=along[:, -1:])).ravel()
-    level = np.clip(
-        np.round(np.log2(np.maximum(np.maximum(jump * 0.6, 0.6 / scale), 0.01) / _STEP)), 0, _LEVELS - 1
-    )
-    start = (level.astype(np.int64) * _ALONG + place) * _UP
+    size = np.maximum(np.maximum(jump * 0.6, 0.6 / scale), 0.01) / _STEP
+    level = np.clip(np.round(np.log2(size)), 0, _LEVELS - 1).astype(np.int64)
+    start = _START[level] + (place >> level) * _WIDE[level]
+    up >>= np.minimum(level, _COARSE)[bar]
     texel = walls.texels.take(start[bar] + up, axis=0).astype(np.float32)
     toward = np.where(right, -1.0, 1.0) * np.sin(light.sun)
     clear = light.clear(depth)

@@ -54,10 +54,6 @@ def shards(
             f"fleet.vehicles x data.shards is {pieces}, and there are {len(labels)} to train on; lower one"
         )
     sizes = quantities(len(labels), vehicles, sigma, rng)
-    # At least per_vehicle samples each, so that no piece is empty: what is missing comes from the largest.
-    while (short := np.flatnonzero(sizes < per_vehicle)).size:
-        sizes[short[0]] += 1
-        sizes[np.argmax(sizes)] -= 1
     owner = rng.permutation(np.repeat(np.arange(vehicles), per_vehicle))
     turn = np.zeros(vehicles, np.int64)
     lengths = np.empty(pieces, np.int64)
@@ -96,7 +92,9 @@ def dirichlet(
     parts: list[Rows] = [np.empty(0, np.int64)] * vehicles
     for vehicle in rng.permutation(vehicles):
         mixture = rng.dirichlet(alpha * prior)
-        if not np.isfinite(mixture).all():  # alpha so small that the draw underflows: its limit is one class
+        if (
+            not abs(mixture.sum() - 1) < 1e-6
+        ):  # alpha so small that the draw underflows: its limit is one class
             mixture = np.eye(len(classes))[rng.choice(len(classes), p=prior)]
         taken = draw(mixture, left, int(sizes[vehicle]), rng)
         parts[vehicle] = np.concatenate(

@@ -166,6 +166,15 @@ def test_cut_drives_keeps_neighbours_together(rows: list[tuple[int, int]]) -> No
             assert not (close and index in kept and other in kept) or group[index] == group[other]
 
 
+def test_a_log_without_pauses_is_cut_with_a_second_between() -> None:
+    time = np.r_[np.arange(0, 60_000, 100), 70_000]
+    group, keep = npz.cut_drives(np.zeros(601, np.int64), time)
+    assert len(np.unique(group)) == 4
+    assert len(keep) == 601 - 20  # a second before each of the two cuts, nothing before the pause
+    jumps = np.diff(time[keep])[np.diff(group[keep]) != 0]
+    assert jumps.tolist() == [1_100, 1_100, 10_100]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

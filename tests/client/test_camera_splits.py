@@ -53,7 +53,7 @@ def test_iid_is_a_partition(seed: int, vehicles: int, more: int, sigma: float) -
     SEEDS,
     st.integers(1, 12),
     st.lists(st.integers(0, 6), min_size=12, max_size=90),
-    st.sampled_from([1e-300, 1e-6, 1e-2, 0.3, 10.0, 1e6]),
+    st.sampled_from([5e-324, 1e-6, 1e-2, 0.3, 10.0, 1e6]),
     st.sampled_from([0.0, 1.0]),
 )
 def test_dirichlet_is_a_partition(
@@ -133,9 +133,9 @@ def test_hold_out_is_stratified_and_keeps_every_class() -> None:
 
 
 def test_many_classes_of_one_group_are_not_paid_for_by_the_next() -> None:
-    labels = np.r_[np.arange(40), np.full(10, 40)].astype(np.int64)
-    _, held = splits.hold_out(np.arange(50, dtype=np.int64), 0.2, generator(1), labels)
-    assert 1 <= len(held) <= 3
+    labels = np.r_[np.arange(40), np.repeat(np.arange(40, 50), 6)].astype(np.int64)
+    _, held = splits.hold_out(np.arange(100, dtype=np.int64), 0.2, generator(1), labels)
+    assert 11 <= len(held) <= 13  # 0.2 of the 60 that can be held back
 
 
 def test_majority_takes_the_most_frequent_and_the_lower_of_equals() -> None:
@@ -155,6 +155,13 @@ def test_dirichlet_gets_closer_to_iid_with_alpha() -> None:
     assert skew(0.3) > 0.65 > 0.55 > skew(10.0) > 0.3 > skew(100.0)
 
 
+@pytest.mark.parametrize("alpha", [5e-324, 1e-9])
+def test_the_smallest_alpha_gives_one_class_a_vehicle(alpha: float) -> None:
+    labels = np.repeat(np.arange(10, dtype=np.int64), 200)
+    parts = splits.dirichlet(labels, 20, alpha, generator(3))
+    assert np.median([len(np.unique(labels[part])) for part in parts]) == 1
+
+
 def test_shards_give_few_classes_a_vehicle() -> None:
     labels = np.tile(np.arange(10, dtype=np.int64), 100)
     parts = splits.shards(labels, 50, 2, generator(3))
@@ -165,6 +172,12 @@ def test_shards_give_few_classes_a_vehicle() -> None:
 def test_whole_is_even() -> None:
     keys = np.repeat(np.arange(60, dtype=np.int64), 30)
     assert {len(part) for part in splits.whole(keys, 20, generator(2))} == {90}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nobody_is_empty_even_where_sizes_are_very_unequal(seed: int) -> None:
+    keys = np.repeat(np.arange(4, dtype=np.int64), 100)
+    is_partition(splits.whole(keys, 3, generator(seed), sigma=5.0), 400, 3)
 
 
 def test_recorders_are_the_vehicles_in_order() -> None:

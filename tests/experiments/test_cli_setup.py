@@ -103,23 +103,17 @@ def test_wrong_usage_is_one_sentence_and_2(capsys):
         assert told.out == ""
 
 
+@pytest.mark.slow
 def test_version_and_help(capsys):
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"carpool {version('carpool')}\n"
-    for arguments in (
-        [],
-        ["init"],
-        ["validate"],
-        ["doctor"],
-        ["data"],
-        ["data", "info"],
-        ["data", "preview"],
-    ):
+    for line in ("", "init", "validate", "doctor", "data", "data info", "data preview"):
+        arguments = line.split()
         assert cli.run([*arguments, "--help"]) == 0
         told = capsys.readouterr().out
         assert "Usage:" in told
         assert "[cyan]" not in told
-        assert arguments in ([], ["data"]) or "Examples:" in told
+        assert line in ("", "data") or "Examples:" in told
 
 
 @pytest.mark.parametrize(
@@ -186,8 +180,8 @@ def test_json_has_no_nan(capsys):
     assert json.loads(capsys.readouterr().out) == {"path": "a"}
 
 
-def process(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CARPOOL, *arguments], capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload, no-any-return]
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CARPOOL, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

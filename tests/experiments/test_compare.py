@@ -101,7 +101,7 @@ def test_seeds_make_a_mean_and_differences() -> None:
     runs = [fake_run(value, seed=seed, strategy={"name": "fedavg"}) for seed, value in ours.items()]
     runs += [fake_run(value, seed=seed, strategy={"name": "fedadam"}) for seed, value in theirs.items()]
     found = compare(runs)
-    assert list(found.groups) == ["gtsrb (name=fedavg)", "gtsrb (name=fedadam)"]
+    assert list(found.groups) == ["gtsrb (strategy=fedavg)", "gtsrb (strategy=fedadam)"]
     (pair,) = found.pairs
     assert pair.seeds == (1, 2, 3)
     differences = [0.03, 0.04, 0.03]
@@ -208,7 +208,8 @@ def test_the_command_draws_and_prints_json(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert [run["final"] for run in found["runs"]] == pytest.approx([0.9, 0.8, 0.7])
     assert found["plot"] == str(png)
-    assert Image.open(png).size[0] > 1000
+    with Image.open(png) as image:
+        assert image.size[0] > 1000
     svg = tmp_path / "plot.svg"
     assert invoke("compare", *folders, "--out", str(svg)).exit_code == 0
     assert "日本" in svg.read_text()

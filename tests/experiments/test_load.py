@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carpool.experiments.config import Experiment
-from carpool.experiments.load import data_settings, has_sweep, load_experiment, load_sweep, to_toml
+from carpool.experiments.load import data_settings, load_experiment, to_toml
 from carpool.experiments.sets import parse_set
 from carpool.experiments.toml_files import MAX_BYTES
 from carpool.privacy.errors import ConfigError
@@ -82,7 +82,7 @@ channel = "secagg"
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[experiment]\nnam = 'x'", "unknown key experiment.nam; did you mean experiment.name?"),
+        (NAME + "sed = 3", "e.toml:3: unknown key experiment.sed; did you mean experiment.seed?"),
         (NAME + "[trian]\nlr = 1", "e.toml:3: unknown key trian; did you mean [train]?"),
         ("rounds = 3\n" + NAME, "unknown key rounds; did you mean experiment.rounds?"),
         (NAME + "[train]\ncohort = 3", "unknown key train.cohort; did you mean selection.cohort?"),
@@ -211,8 +211,12 @@ def test_set_wins_and_replaces(write):
     sets = ["train.steps=9", "strategy.name=fedavg", "strategy.options={}", "train.lr=1", "train.lr=0.5"]
     e = load_experiment(path, sets)
     assert (e.train.steps, e.train.lr, e.strategy.options) == (9, 0.5, {})
-    told = problems(path, "train.steps=9", "train.epochs=1", "oops", "train.lr.x=3")
-    assert len(told) == 2  # what is no assignment is told before the rest is looked at
+    told = problems(path, "oops", "train.epochs.x=3", "extends=b.toml")
+    assert told == [
+        '--set is "oops"; it must be key=value, such as --set train.lr=0.1',
+        "--set cannot change extends; write it into the file",
+        "--set: train.epochs.x cannot be set: train.epochs is 2, not a table",
+    ]
     assert "keep one" in problems(path, "train.steps=9", "train.epochs=1")[0]
 
 
@@ -241,75 +245,7 @@ def test_a_base_is_asked_for_its_own_files(write, tmp_path):
     assert e.data.path == str(tmp_path / "base/d.npz")
 
 
-def test_sweep_is_the_product_in_order(write):
-    path = write(NAME + '[sweep]\n"train.lr" = [0.1, 0.2]\nexperiment.seed = [1, 2, 3]')
-    points = load_sweep(path)
-    assert [tuple(values.values()) for values, _ in points] == [
-        (lr, seed) for lr in (0.1, 0.2) for seed in (1, 2, 3)
-    ]
-    assert list(points[0][0]) == ["train.lr", "experiment.seed"]
-    assert [(e.train.lr, e.experiment.seed) for _, e in points] == [tuple(v.values()) for v, _ in points]
-    assert [e.data.seed for _, e in points] == [1, 2, 3, 1, 2, 3]
-
-
-def test_a_set_key_leaves_the_sweep(write):
-    path = write(NAME + '[sweep]\n"train.lr" = [0.1, 0.2]\n[sweep.experiment]\nseed = [1, 2]')
-    assert [values for values, _ in load_sweep(path, ["experiment.seed=5"])] == [
-        {"train.lr": 0.1},
-        {"train.lr": 0.2},
-    ]
-    both = ["experiment.seed=5", "train.lr=0.3"]
-    assert [values for values, _ in load_sweep(path, both)] == [{}]
-    assert has_sweep(path)
-    assert not has_sweep(path, both)
-    assert load_experiment(path, both).experiment.seed == 5
-    assert "e.toml:3: this file has a [sweep]; run it with carpool sweep" in problems(path)[0]
-    assert len(load_sweep(path, ["sweep.train.steps=[4, 5]"])) == 8
-
-
-def test_sweeps_over_tables_lists_and_excluded_keys(write):
-    path = write(
-        NAME + "[train]\nepochs = 2\n[sweep]\n'train.steps' = [3]\n'data.views' = [['front'], []]\n"
-        "strategy = [{name = 'fedavg'}, {name = 'fedprox'}]"
-    )
-    got = [(e.data.views, e.strategy.name, e.train.steps) for _, e in load_sweep(path)]
-    assert got == [(v, s, 3) for v in (("front",), ()) for s in ("fedavg", "fedprox")]
-
-
-@pytest.mark.parametrize(
-    ("sweep", "sentence"),
-    [
-        ('"train.lr" = 0.1', 'e.toml:4: sweep."train.lr" is 0.1; it must be a list'),
-        ('"train.lr" = []', "at least one value"),
-        ('"train.lr" = [0.1, 0.1]', "every value may stand in it once"),
-        ('"train.lr" = [0.1]\ntrain.lr = [0.2]', "train.lr twice"),
-        ('"train.lr" = [0.1, -1]', "e.toml:4: train.lr is -1; it must be above 0"),
-        ('"train.lrr" = [0.1, 1]', "e.toml:4: unknown key train.lrr; did you mean train.lr?"),
-        ('"train.lr.x" = [0.1, 1]', "e.toml:4: unknown key train.lr.x"),
-        (f'"experiment.seed" = {list(range(1001))}', "1001 points; at most 1000"),
-    ],
-)
-def test_faulty_sweeps(write, sweep, sentence):
-    with pytest.raises(ConfigError) as caught:
-        load_sweep(write(NAME + "[sweep]\n" + sweep))
-    assert len(caught.value.problems) == 1
-    assert sentence in caught.value.problems[0]
-
-
-def test_a_sweep_tells_a_fault_of_all_points_once(write):
-    path = write(NAME + 'rounds = 0\n[sweep]\n"train.lr" = [0.1, -1]')
-    with pytest.raises(ConfigError) as caught:
-        load_sweep(path)
-    assert list(caught.value.problems) == [
-        "e.toml:3: experiment.rounds is 0; it must be at least 1",
-        "e.toml:5: train.lr is -1; it must be above 0 (at train.lr = -1)",
-    ]
-    with pytest.raises(ConfigError, match=r"has no \[sweep\]"):
-        load_sweep(write(NAME))
-    with pytest.raises(ConfigError, match=r"must be a table: \[sweep\]"):
-        load_sweep(write("sweep = 3\n" + NAME))
-
-
+@pytest.mark.slow
 @given(
     name=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
     seed=st.integers(0, 2**63 - 1),

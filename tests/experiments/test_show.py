@@ -1,6 +1,8 @@
 import io
 import json
 import math
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -197,3 +199,11 @@ def test_figures_for_people() -> None:
     assert duration(59.97) == "1 min"
     assert duration(3600) == "1 h"
     assert percent(math.nan) == "–"
+
+
+@pytest.mark.slow
+def test_looking_at_runs_loads_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, carpool.experiments.cli_results, carpool.experiments.report as r; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "carpool.experiments.plots" in found.stdout.split()
+    assert not {"torch", "matplotlib", "flwr"} & set(found.stdout.split())
