@@ -69,7 +69,9 @@ class FlatModel:
         return self.vector.device
 
     def load(self, values: Vector | Tensor) -> None:
-        """Copy float32 [d] into the model."""
+        """Copy float32 [d] into the model; raises ValueError for another shape (one number would spread)."""
+        if tuple(values.shape) != (self.layout.size,):
+            raise ValueError(f"the model takes {self.layout.size} numbers, not {tuple(values.shape)}")
         with torch.no_grad():
             if isinstance(values, np.ndarray):
                 self.vector.copy_(torch.from_numpy(values if values.flags.writeable else values.copy()))

@@ -61,7 +61,7 @@ def read_model(path: Path) -> tuple[Recipe, dict[str, Vector]]:
         targets = tuple(Target(**{**t, "classes": tuple(t["classes"])}) for t in schema["targets"])
         pictures = Schema(tuple(schema["views"]), schema["height"], schema["width"], targets)
         return Recipe(facts["name"], facts["options"], facts["buffers"], pictures), tensors
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
         raise RunError(f"{path} is not a model that carpool wrote, or it is damaged: {error}") from error
 
 

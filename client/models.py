@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -211,6 +212,7 @@ def from_file(reference: str, schema: Schema, options: Options) -> nn.Module:
     if spec is None or spec.loader is None:
         raise ConfigError([f"model.name {reference!r}: {file} cannot be imported"])
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses in the user's file look their module up here
     try:
         spec.loader.exec_module(module)
         model = getattr(module, attribute)(schema, **options)

@@ -65,7 +65,8 @@ def _read(target: Target, output: NDArray[np.float32], views: tuple[str, ...]) -
         return Prediction(f"{name} ({share:.0%})", name, share)
     if target.kind == "flags":
         raised = output > 0
-        probability = [float(p) for p in 1 / (1 + np.exp(-output.astype(np.float64)))]
+        # The logistic function by tanh, which cannot overflow.
+        probability = [float(p) for p in 0.5 + 0.5 * np.tanh(0.5 * output.astype(np.float64))]
         return Prediction(_flags(raised, views), [bool(flag) for flag in raised], probability)
     value = float(output[0]) * target.scale
     return Prediction(_number(value, target), value, None)

@@ -58,7 +58,7 @@ def contribute(
     rngs = [generator(seed, task.round, vehicle.index) for vehicle in vehicles]
     shards = [vehicle.shard for vehicle in vehicles]
     trainer = LocalTrainer(model, shards, settings, rngs, lr=lr, stop=stop)
-    tensors = {name: torch.from_numpy(vector.copy()) for name, vector in task.vectors.items()}
+    tensors = {n: torch.from_numpy(v.copy()).to(model.device) for n, v in task.vectors.items()}
     stacks = strategy.local(LocalTask(tensors, task.scalars), trainer, facts)
     return [
         ContributionMessage(
@@ -70,7 +70,7 @@ def contribute(
             examples=trainer.examples[k],
             steps=int(trainer.steps[k]),
             loss=trainer.losses[k],
-            vectors={name: stack[k].numpy() for name, stack in stacks.items()},
+            vectors={name: stack[k].cpu().numpy() for name, stack in stacks.items()},
         )
         for k, vehicle in enumerate(vehicles)
     ]

@@ -51,6 +51,11 @@ def batches(n: int, settings: TrainSettings, rng: np.random.Generator) -> Iterat
         yield order[start : start + size]
 
 
+def dropout_seed(rng: np.random.Generator) -> int:
+    """Seed of what a user's model draws from torch (dropout), fixed by the vehicle's generator unmoved."""
+    return int(rng.bit_generator.seed_seq.generate_state(1)[0])
+
+
 class LocalTrainer:
     """Trains K vehicles from one start; fulfils `carpool.strategies.contract.Trainer`.
 
@@ -85,15 +90,17 @@ class LocalTrainer:
         return self._steps
 
     def train(self, start: Tensor, *, correction: Correction | None = None) -> Tensor:
-        """Weights after local training from `start` ([d] or [K, d]): float32 [K, d].
+        """Weights after local training from `start` ([d] or [K, d]): float32 [K, d], on the model's device.
 
         Raises VehicleError where the loss or the weights stop being finite.
         """
-        result = torch.empty(len(self._shards), self._model.layout.size)
+        result = torch.empty(len(self._shards), self._model.layout.size, device=self._model.device)
         for k in range(len(self._shards)):
             self._model.load(start if start.dim() == 1 else start[k])
-            self._one(k, correction)
-            result[k] = self._model.vector.detach().cpu()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(dropout_seed(self._rngs[k]))
+                self._one(k, correction)
+            result[k] = self._model.vector.detach()
         return result
 
     def _one(self, k: int, correction: Correction | None) -> None:

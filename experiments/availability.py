@@ -94,9 +94,7 @@ class Bernoulli:
         self.vehicles = vehicles
         self._seed = seed
         self._slack = (prepare_s, ack_s)
-        # The last bound is exact where the stages add up to 1, so that rounding lets nobody stay.
-        total = np.cumsum(astuple(leave))
-        self._bounds = np.where(total > 1 - 1e-9, np.inf, total)
+        self._bounds = np.cumsum(astuple(leave))
 
     def present(self, now: float) -> NDArray[np.bool_]:
         """Everybody."""

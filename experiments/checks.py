@@ -26,7 +26,7 @@ FACTORY = re.compile(r"^(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)$")
 """`path/to/file.py:function`."""
 
 SOURCE_TARGETS = {
-    "procedural": ("curvature", "lane_offset", "obstacle", "sign"),
+    "procedural": ("sign", "obstacle", "curvature", "offset"),
     "gtsrb": ("sign",),
 }
 """Targets of the sources whose targets are known before any data is read."""
@@ -146,6 +146,8 @@ def _data(e: Experiment) -> Found:
             "set data.source to gtsrb, npz or file.py:factory, or leave path empty",
         )
     known = SOURCE_TARGETS.get(data.source)
+    if data.path.lower().endswith(".npz"):
+        known = None  # an archive has the columns that it has, whichever source reads it
     for target in data.targets:
         if known and target not in known:
             text = f"data.targets has {shown(target)}, which source {shown(data.source)} does not have; "

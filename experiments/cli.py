@@ -6,6 +6,7 @@ sentence on standard error. A module of commands has `register(app)`; add it to 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,15 @@ from typing import Annotated
 import click
 import typer
 
-from carpool.experiments import cli_data, cli_setup
+from carpool.experiments import (
+    cli_data,
+    cli_export,
+    cli_results,
+    cli_run,
+    cli_setup,
+    cli_strategies,
+    cli_sweep,
+)
 from carpool.experiments.cli_common import complain
 from carpool.privacy.errors import CarpoolError, ConfigError
 
@@ -23,7 +32,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TRACEBACK = "CARPOOL_TRACEBACK"
 
 
-MODULES = (cli_setup, cli_data)
+MODULES = (cli_setup, cli_run, cli_results, cli_sweep, cli_export, cli_strategies, cli_data)
 """In the order in which `carpool --help` lists their commands."""
 
 app = typer.Typer(
@@ -87,6 +96,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows ? instead of failing
     sys.exit(run())
 
 

@@ -64,7 +64,8 @@ def _plain(value: object) -> object:
 
 def complain(sentence: str) -> None:
     """One sentence on standard error, never wrapped, so that scripts can read it by line."""
-    sys.stderr.write(f"error: {' '.join(sentence.split())}\n")
+    line = " ".join(sentence.split())
+    sys.stderr.write(f"error: {''.join(c if c.isprintable() else '?' for c in line)}\n")
     sys.stderr.flush()
 
 

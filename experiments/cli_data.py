@@ -100,9 +100,6 @@ def preview(
     Examples: [cyan]carpool data preview first/experiment.toml --out montage.png[/] ·
     [cyan]carpool data preview base.toml --vehicle 3 --frames 20[/]
     """
-    from carpool.client.camera.montage import montage
-    from carpool.privacy.storage import replacing
-
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out is {out}; it must end in .png")
     fleet = fleet_of(file, sets)
@@ -111,15 +108,29 @@ def preview(
     chosen = samples(fleet, frames, vehicle)
     if not chosen:
         raise UsageError(f"vehicle {vehicle} holds no frames; leave --vehicle out")
-    captions = [f"{number}  {fleet.domain(number)}".strip() for number, _ in chosen]
-    pool = fleet.training(chosen[0][0]).pool
-    picture = montage(pool, [row for _, row in chosen], scale=scale, captions=captions)
+    import numpy as np
+
+    from carpool.client.camera.montage import montage
+    from carpool.privacy.storage import replacing
+
+    captions = [caption(fleet, number, row) for number, row in chosen]
+    rows = np.array([row for _, row in chosen], np.int64)
+    picture = montage(fleet.pool, rows, scale=scale, captions=captions)
     with replacing(out) as temporary:
         picture.save(temporary, format="PNG")
     if as_json:
         emit({"file": str(out), "width": picture.width, "height": picture.height, "frames": len(chosen)})
     else:
         say(f"wrote {out}: {len(chosen)} samples, {picture.width}x{picture.height}")
+
+
+def caption(fleet: PooledFleet, vehicle: int, row: int) -> str:
+    """Which vehicle holds the sample, where it drives, and what is to be predicted."""
+    from carpool.client.camera.montage import words
+
+    pool, where = fleet.pool, fleet.domain(vehicle)
+    told = [words(one, pool.targets[one.name][row], pool.schema.views) for one in pool.schema.targets]
+    return " · ".join([f"vehicle {vehicle} ({where})" if where else f"vehicle {vehicle}", *told])
 
 
 def samples(fleet: PooledFleet, frames: int, vehicle: int) -> list[tuple[int, int]]:

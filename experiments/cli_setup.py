@@ -62,7 +62,9 @@ def template(name: str, file: Path) -> str:
         text = Path(__file__).with_name("template.toml").read_text(encoding="utf-8")
     except OSError as error:
         raise RunError("template.toml is missing from the installation; install Carpool again") from error
-    return text.replace("{file}", shlex.quote(str(file))).replace("{name}", name)
+    # A line break in a folder's name must not end the comment that the path stands in.
+    path = shlex.quote(str(file)) if str(file).isprintable() else file.name
+    return text.replace("{name}", name).replace("{file}", path)
 
 
 def validate(file: FileArgument, sets: SetOption = [], as_json: JsonOption = False) -> None:  # noqa: B006

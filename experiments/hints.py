@@ -59,7 +59,10 @@ def shown(value: object) -> str:
     elif isinstance(value, list | tuple):
         text = f"[{', '.join(shown(item) for item in value)}]"
     else:
-        text = str(value)
+        try:
+            text = str(value)
+        except ValueError:  # Python refuses to write out numbers of thousands of digits
+            text = "a huge number"
     return text if len(text) <= 100 else f"{text[:97]}…"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from carpool.privacy.errors import RunError, UsageError
-from carpool.privacy.storage import append_line, refusals, write_text
+from carpool.privacy.storage import append_line, refusals, write_bytes, write_text
 from carpool.server.checkpoint import Checkpoint
 
 CONFIG = "config.toml"
@@ -53,11 +53,15 @@ def existing_folder(run: Path) -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for one process; raises RunError while another one has it. A kill frees it."""
-    with refusals(folder, "lock"), (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"another process is working in {folder}; wait for it or end it") from error
+    with refusals(folder, "lock"):
+        file = (folder / LOCK).open("w")
+    # The block stands outside `refusals`: its own OSErrors are not about the lock.
+    with file:
+        with refusals(folder, "lock"):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"another process is working in {folder}; wait for it or end it") from error
         yield
 
 
@@ -108,9 +112,10 @@ def repair_records(folder: Path, checkpoint: Checkpoint | None) -> list[dict[str
         raise RunError(
             f"{folder / ROUNDS} has {len(records)} rounds, the checkpoint {done}; restore the file"
         )
-    text = "".join(to_line(record) + "\n" for record in records)
-    if not (folder / ROUNDS).is_file() or (folder / ROUNDS).read_text() != text:
-        write_text(folder / ROUNDS, text)
+    # As bytes: what a torn write left behind need not be UTF-8.
+    text = "".join(to_line(record) + "\n" for record in records).encode()
+    if not (folder / ROUNDS).is_file() or (folder / ROUNDS).read_bytes() != text:
+        write_bytes(folder / ROUNDS, text)
     return records
 
 

@@ -39,7 +39,7 @@ def _parse_value(raw: str, kind: object) -> object:
     try:
         document = tomllib.loads(f"value = {raw}")
         value: object = document["value"] if len(document) == 1 else raw
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, thousands of digits, or thousands of brackets
         value = raw
     if kind is str and not isinstance(value, str):
         return raw  # --set experiment.name=2024

@@ -174,6 +174,8 @@ def _read(path: Path, parent: Layer | None) -> Layer:
         return Layer(path, text, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([not_toml(path, *_position(str(error), text))], str(path)) from error
+    except ValueError as error:  # Python refuses numbers of thousands of digits
+        raise ConfigError([f"{path} has a number that is too long to read; shorten it"], str(path)) from error
     except RecursionError as error:
         raise ConfigError([f"{path} nests too deep; an experiment file has three levels"]) from error
 

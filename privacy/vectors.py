@@ -89,9 +89,12 @@ def check_vector(vector: object, size: int, name: str) -> None:
         raise VehicleError(f"{name} must have shape ({size},), not {vector.shape}")
     if not vector.flags.c_contiguous:
         raise VehicleError(f"{name} must be contiguous")
-    # One pass without a temporary: a sum is finite only where every term is (overflow is refused too).
-    if not math.isfinite(float(np.dot(vector, vector))) and not np.isfinite(vector).all():
-        raise VehicleError(f"{name} has NaN or Inf in it")
+    # One pass without a temporary: the sum of squares is finite only where every term is. It also refuses
+    # what is so long (above 1.8e19) that a weighted sum with it would overflow and spoil everybody's.
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(np.dot(vector, vector))
+    if not math.isfinite(square):
+        raise VehicleError(f"{name} has NaN or Inf in it, or numbers too large to add up")
 
 
 def digest(vector: Vector) -> str:

@@ -83,14 +83,22 @@ class ContributionMessage:
 
 
 def encode(message: TaskMessage | ContributionMessage) -> bytes:
-    """The bytes of a message; raises VehicleError for a vector that is not finite float32."""
+    """The bytes of a message; raises VehicleError for whatever its decoder would refuse."""
     header: dict[str, Any] = {
         f.name: getattr(message, f.name) for f in fields(message) if f.name != "vectors"
     }
-    header["vectors"] = [[name, len(vector)] for name, vector in message.vectors.items()]
+    header["vectors"] = [[name, np.size(vector)] for name, vector in message.vectors.items()]
     for name, vector in message.vectors.items():
-        check_vector(vector, len(vector), name)
-    head = msgpack.packb(header)
+        if not isinstance(name, str) or np.size(vector) == 0:
+            raise VehicleError(f"vector {name!r} must have a name and at least one number")
+        check_vector(vector, np.size(vector), name)
+    try:
+        head = msgpack.packb(header)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VehicleError(f"a message carries plain numbers and text only: {error}") from error
+    if len(head) > HEADER_CAP:
+        raise VehicleError(f"message header has {len(head)} bytes; the cap is {HEADER_CAP}")
+    _header(head, type(message))
     pad = -(_PREFIX.size + len(head)) % _ALIGN
     body = sum(vector.nbytes for vector in message.vectors.values())
     out = bytearray(_PREFIX.size + len(head) + pad + body)
@@ -123,25 +131,56 @@ def _split(data: bytes, kind: int) -> tuple[bytes, int]:
         )
     if zlib.crc32(memoryview(data)[_PREFIX.size :]) != checksum:
         raise VehicleError("message does not match its checksum: damaged on the way")
+    if any(data[_PREFIX.size + head : start]):
+        raise VehicleError("message has something other than zeros between header and vectors")
     return data[_PREFIX.size : _PREFIX.size + head], start
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _typed(header: dict[str, Any], message: type[TaskMessage | ContributionMessage]) -> dict[str, Any]:
     """The header's fields, each of the declared type and range."""
     wanted = {f.name: f.type for f in fields(message)}
     if set(header) != set(wanted):
-        odd = sorted(set(header) ^ set(wanted))
-        raise VehicleError(f"message header has missing or unknown fields: {', '.join(map(str, odd))[:200]}")
+        odd = sorted(map(str, set(header) ^ set(wanted)))
+        raise VehicleError(f"message header has missing or unknown fields: {', '.join(odd)[:200]}")
     for name, kind in wanted.items():
         value = header[name]
         good = {
             "str": isinstance(value, str) and len(value) <= 64,
             "int": isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63,
-            "float": isinstance(value, float) and math.isfinite(value),
+            "float": _finite(value),
+            "Mapping[str, float]": isinstance(value, dict)
+            and all(isinstance(k, str) and _finite(v) for k, v in value.items()),
         }.get(str(kind), True)
         if not good:
-            raise VehicleError(f"message field {name} is {str(value)[:40]!r}; it must be a valid {kind}")
+            # Never the text of a container: a thousand nested lists exhaust the stack of str().
+            shown = repr(value)[:40] if isinstance(value, str | int | float) else type(value).__name__
+            raise VehicleError(f"message field {name} is {shown}; it must be a valid {kind}")
     return header
+
+
+def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A map in which every key stands once."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a map has a key twice")
+    return values
+
+
+def _header(head: bytes, message: type[TaskMessage | ContributionMessage]) -> dict[str, Any]:
+    """The fields in the header's bytes, checked one by one."""
+    try:
+        header = msgpack.unpackb(
+            head, strict_map_key=True, object_pairs_hook=_once, max_map_len=64, max_array_len=VECTORS_CAP
+        )
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise VehicleError(f"message header is not msgpack: {str(error)[:80]}") from error
+    if not isinstance(header, dict):
+        raise VehicleError("message header is not a map")
+    return _typed(header, message)
 
 
 def _vectors(data: bytes, start: int, table: object) -> dict[str, Vector]:
@@ -166,25 +205,13 @@ def _vectors(data: bytes, start: int, table: object) -> dict[str, Vector]:
 
 def _decode(data: bytes, message: type[Any]) -> dict[str, Any]:
     head, start = _split(data, message.kind)
-    try:
-        header = msgpack.unpackb(head, strict_map_key=True, max_map_len=64, max_array_len=VECTORS_CAP)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise VehicleError(f"message header is not msgpack: {str(error)[:80]}") from error
-    if not isinstance(header, dict):
-        raise VehicleError("message header is not a map")
-    values = _typed(header, message)
+    values = _header(head, message)
     return {**values, "vectors": _vectors(data, start, values["vectors"])}
 
 
 def decode_task(data: bytes) -> TaskMessage:
     """A task from bytes; raises VehicleError on anything that is not exactly one."""
-    values = _decode(data, TaskMessage)
-    scalars = values["scalars"]
-    if not isinstance(scalars, dict) or not all(
-        isinstance(k, str) and isinstance(v, float) and math.isfinite(v) for k, v in scalars.items()
-    ):
-        raise VehicleError("a task's scalars must map names to finite numbers")
-    return TaskMessage(**values)
+    return TaskMessage(**_decode(data, TaskMessage))
 
 
 def decode_contribution(data: bytes) -> ContributionMessage:

@@ -6,12 +6,14 @@ the two loses nothing: the reader completes the lines from the checkpoint.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -21,6 +23,8 @@ from carpool.privacy.vectors import Vector
 
 FORMAT = 1
 NAME = "state.safetensors"
+DIGEST = 64
+"""Hex digits of the checksum that stands before the facts."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,23 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         "record": checkpoint.record,
         "scalars": dict(checkpoint.scalars),
     }
+    text = json.dumps(facts)
+    # safetensors writes the memory behind a strided view, not its numbers.
+    vectors = {name: np.ascontiguousarray(vector) for name, vector in checkpoint.vectors.items()}
     with replacing(folder / NAME) as temporary, refusals(folder / NAME):
         try:
-            save_file(dict(checkpoint.vectors), temporary, metadata={"carpool": json.dumps(facts)})
+            save_file(vectors, temporary, metadata={"carpool": _digest(text, vectors) + text})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def _digest(text: str, vectors: Mapping[str, Vector]) -> str:
+    """SHA-256 over everything in the file, hex: a flipped bit must not become another model."""
+    total = hashlib.sha256(text.encode())
+    for name, vector in sorted(vectors.items()):
+        total.update(f"{name} {vector.dtype} {vector.shape} ".encode())
+        total.update(vector.tobytes())
+    return total.hexdigest()
 
 
 def read(folder: Path) -> Checkpoint | None:
@@ -67,8 +83,12 @@ def read(folder: Path) -> Checkpoint | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})["carpool"])
+            entry = (file.metadata() or {})["carpool"]
             vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest, text = entry[:DIGEST], entry[DIGEST:]
+        if digest != _digest(text, vectors):
+            raise ValueError("its content does not match its checksum")
+        facts = json.loads(text)
         if facts["format"] != FORMAT:
             raise RunError(f"{path} has format {facts['format']}; this version reads format {FORMAT}")
         return Checkpoint(
@@ -81,5 +101,5 @@ def read(folder: Path) -> Checkpoint | None:
             vectors=vectors,
             scalars=facts["scalars"],
         )
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, OSError) as error:
         raise RunError(f"{path} is damaged ({error}); start the run again in a new folder") from error

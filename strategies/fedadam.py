@@ -55,7 +55,8 @@ def fedadam(
         variance = b2 * state.variance + rest2 * (delta * delta)
         t = state.updates + 2
         rate = np.float32(server_lr * math.sqrt(1 - beta2**t) / (1 - beta1**t))
-        step = rate * (moment / (np.sqrt(variance, dtype=np.float32) + np.float32(tau)))
+        root: Vector = np.sqrt(variance)
+        step = rate * (moment / (root + np.float32(tau)))
         return State(state.params + step, moment, variance, state.updates + 1)
 
     return Strategy(

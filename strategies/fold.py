@@ -69,9 +69,12 @@ class Fold:
     def reduce(self, denominator: float | None = None) -> Reduced:
         """The result so far; `denominator` replaces the total weight (a public constant under privacy).
 
-        Raises ValueError when nothing was counted.
+        Raises ValueError when nothing was counted, or for a denominator that is not finite and above 0.
         """
         if self.count == 0:
             raise ValueError("nothing was counted, so there is nothing to reduce")
+        by = self.weight if denominator is None else denominator
+        if not (math.isfinite(by) and by > 0):
+            raise ValueError(f"the denominator must be finite and above 0, not {by}")
         sets = {name: np.stack(kept) for name, kept in self._sets.items()}
-        return Reduced(dict(self._sums), sets, denominator or self.weight, self.count)
+        return Reduced(dict(self._sums), sets, by, self.count)

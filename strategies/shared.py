@@ -22,7 +22,7 @@ def in_range(name: str, value: float, low: float, high: float = math.inf, *, ope
     inside = (low < value if open_low else low <= value) and value < high
     if isinstance(value, bool) or not inside:
         bound = f"{name} > {low}" if open_low else f"{name} >= {low}"
-        upper = f" and {name} < {high}" if math.isfinite(high) else ""
+        upper = f" and {name} < {high}" if math.isfinite(high) else f" and {name} is finite"
         raise ValueError(f"{name} is {value}; it must hold that {bound}{upper}")
 
 

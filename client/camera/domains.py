@@ -60,7 +60,7 @@ class Domain:
     time, weather: what it meets most. lane_width, wall, mount_height: m (wall: lateral distance of the
     facades or trees from the lane's centre). horizon: fraction of the picture's height. sensor: RGB gain,
     about 1. noise: standard deviation in grey levels by day. vignette: darkening of the corners, 0..1.
-    traffic: 0..1. sign_weights: probability of each sign class but "none". roof: palette of the walls, 0..3.
+    traffic: 0..1. sign_weights: probability of each sign class but "none". palette: of the walls, 0..3.
     """
 
     setting: Setting
@@ -123,7 +123,7 @@ def draw_domain(seed: int, vehicle: int) -> Domain:
         sensor=(float(cast[0]), float(cast[1]), float(cast[2])),
         noise=float(rng.uniform(1.0, 4.0)),
         vignette=float(rng.uniform(0.0, 0.3)),
-        traffic=float(rng.uniform(0.3, 0.9)),
+        traffic=float(rng.uniform(0.15, 0.75)),
         sign_weights=tuple(float(w) for w in weights),
         palette=int(rng.integers(4)),
     )

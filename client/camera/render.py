@@ -1,4 +1,4 @@
-"""From a vehicle's numbers to its pictures: sky, ground, walls, things, rain, sensor; one pass a drive and view."""
+"""From a vehicle's numbers to its pictures: sky, ground, walls, things, rain, sensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from carpool.client.camera.settings import VIEWS
 CHUNK = 16
 """Frames rendered together: few enough for the processor's cache."""
 
-OBSTACLE_SHARE = 0.004
+OBSTACLE_SHARE = 0.015
 """Share of a picture that other road users must cover for its obstacle flag."""
 
 

@@ -39,8 +39,8 @@ _PERIOD = {  # dash and period, m
 class Surface:
     """Tables of one domain.
 
-    colour: float32 [levels · states · bins, 4], grey levels and roughness. dash: int32 [levels · along], first
-    row of the colour table for the state there.
+    colour: float32 [levels · states · bins, 4], grey levels and roughness. dash: int32 [levels · along],
+    first row of the colour table for the state there.
     """
 
     colour: F32
@@ -53,7 +53,7 @@ def _strip(u: F32, table: F32, low: float, high: float, colour: tuple[float, ...
 
 
 def _profile(domain: Domain) -> tuple[F32, F32, F32]:
-    """Colour and roughness across the road with dashes off, on, and on a zebra crossing: float32 [bins, 4]."""
+    """Colour and roughness across the road (dashes off, on; zebra crossing): float32 [bins, 4] each."""
     w, setting = domain.lane_width, domain.setting
     u = ((np.arange(_BINS) + 0.5) * _STEP - _BINS * _STEP / 2).astype(np.float32)
     lanes = 2.5 if setting == "highway" else 1.5

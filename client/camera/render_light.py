@@ -64,13 +64,14 @@ class Light:
     def things(self, seen: Projected, camera: Camera) -> tuple[F32, F32, F32]:
         """Light on each rectangle [n, 3], share that the haze lets through [n], colour of the haze [3]."""
         ends = seen.quads.ends
-        x, z = (ends[:, 0] + ends[:, 2]) / 2, (ends[:, 1] + ends[:, 3]) / 2
+        half = np.float32(0.5)
+        x, z = (ends[:, 0] + ends[:, 2]) * half, (ends[:, 1] + ends[:, 3]) * half
         lamp = self.head_lamps(x, z, 26.0) * (0.55 + 2.2 * seen.quads.shine)
         across = np.abs(ends[:, 2] - ends[:, 0]) / np.maximum(
             np.hypot(ends[:, 2] - ends[:, 0], ends[:, 3] - ends[:, 1]), 1e-3
         )
         side = 0.86 + 0.14 * across
-        shade = self.ambient * side[:, None] + np.minimum(lamp, 1.0)[:, None]
+        shade = self.ambient * side[:, None] + np.minimum(lamp, 0.8)[:, None]
         distance = np.hypot(x - camera.mount[0], z - camera.mount[1])
         return np.asarray(shade, np.float32), self.clear(distance), self.veil
 

@@ -6,6 +6,7 @@ farthest of their frame are blended in one step, since no two of them share a pi
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,11 @@ NEAR = 0.4
 
 @dataclass(frozen=True)
 class Projected:
-    """Rectangles in one picture, farthest first: left and right columns and depths at their ends, px and m."""
+    """Rectangles in one picture, farthest first.
+
+    lateral, depth: float32 [n, 2], m, at both ends. columns: int64 [n, 2], first and last. rank: int64 [n],
+    how many things of the same frame are farther away.
+    """
 
     quads: Quads
     lateral: F32
@@ -101,21 +106,26 @@ def draw(picture: F32, quads: Quads, camera: Camera, light: Light) -> F32:
     paint = seen.quads.paint[thing] * (texel[:, 4:5] / 255)
     shade, haze, veil = light.things(seen, camera)
     colour = (texel[:, :3] + paint) * shade[thing] + texel[:, 5:8] * light.lamps
-    alpha = texel[:, 3:4] / 255
+    alpha = np.asarray(texel[:, 3:4] / 255, np.float32)
     clear = haze[thing][:, None]
     colour = colour * clear + alpha * (1 - clear) * veil
-    frame = seen.quads.frame[thing]
-    _blend(picture, frame * pixels + row * camera.width + column[bar], colour, 1 - alpha, seen.rank[thing])
-    weight = alpha[:, 0] * haze[thing] * seen.quads.user[thing]
-    return np.bincount(frame, weight, minlength=frames).astype(np.float32)
+    weight = np.asarray(alpha[:, 0] * haze[thing] * seen.quads.user[thing], np.float32)
+    where = seen.quads.frame[thing] * pixels + row * camera.width + column[bar]
+    return _blend(picture, where, np.asarray(colour, np.float32), alpha, weight, seen.rank[thing])
 
 
-def _blend(picture: F32, where: Ints, colour: F32, keep: F32, rank: Ints) -> None:
-    flat = picture.reshape(-1, 3)
-    bounds = np.searchsorted(rank, np.arange(int(rank[-1]) + 2)) if len(rank) else []
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        part = slice(int(start), int(stop))
-        flat[where[part]] = flat[where[part]] * keep[part] + colour[part]
+def _blend(picture: F32, where: Ints, colour: F32, alpha: F32, weight: F32, rank: Ints) -> F32:
+    """Lay texels over the picture, farthest first; returns the sum of `weight` that stays in sight, [T]."""
+    frames, pixels = picture.shape[:2]
+    flat, covered = picture.reshape(-1, 3), np.zeros(frames * pixels, np.float32)
+    keep = 1 - alpha
+    bounds = np.searchsorted(rank, np.arange(rank.max(initial=-1) + 2)).tolist()
+    for start, stop in itertools.pairwise(bounds):
+        part = slice(start, stop)
+        at = where[part]
+        flat[at] = flat[at] * keep[part] + colour[part]
+        covered[at] = covered[at] * keep[part, 0] + weight[part]
+    return np.asarray(covered.reshape(frames, pixels).sum(axis=1), np.float32)
 
 
 def _sample(sprite: Ints, level: Ints, u: F32, v: F32) -> F32:

@@ -63,7 +63,7 @@ class Canvas:
         layers = (base[..., :3] * (alpha / 255), alpha, np.asarray(self.paint, np.float32)[..., None])
         full = np.concatenate([*layers, np.asarray(self.glow, np.float32)], axis=2)
         step = _DRAWN // SIZE
-        return np.round(full.reshape(SIZE, step, SIZE, step, 8).mean(axis=(1, 3))).astype(np.uint8)
+        return np.asarray(np.round(full.reshape(SIZE, step, SIZE, step, 8).mean(axis=(1, 3))), np.uint8)
 
 
 def regular(sides: int, radius: float, turn: float = 0.0, x: float = 0.5, y: float = 0.5) -> Points:
@@ -196,17 +196,17 @@ def _side(c: Canvas, kind: str) -> None:
     if kind == "car":
         c.shape([(0.01, 0.04), (0.70, 0.02), (0.97, 0.16), (0.99, 0.78), (0.01, 0.78)], None)
         c.box(0.30, 0.12, 0.31, 0.7, (40, 40, 40))
-        wheel, axles = 0.30, (0.19, 0.80)
+        wheel, axles = 0.30, [0.19, 0.80]
     elif kind == "van":
         c.shape([(0.01, 0.02), (0.76, 0.02), (0.90, 0.42), (0.99, 0.50), (0.99, 0.88), (0.01, 0.88)], None)
         c.shape([(0.64, 0.10), (0.74, 0.10), (0.85, 0.42), (0.64, 0.42)], GLASS)
-        wheel, axles = 0.14, (0.20, 0.82)
+        wheel, axles = 0.14, [0.20, 0.82]
     else:
         c.box(0.0, 0.0, 0.76, 0.82, (215, 215, 210))
         c.shape([(0.78, 0.16), (0.95, 0.16), (0.99, 0.45), (0.99, 0.86), (0.78, 0.86)], None)
         c.shape([(0.85, 0.22), (0.94, 0.22), (0.97, 0.44), (0.85, 0.44)], GLASS)
         c.box(0.0, 0.80, 0.98, 0.90, (45, 45, 48))
-        wheel, axles = 0.12, (0.12, 0.28, 0.88)
+        wheel, axles = 0.12, [0.12, 0.28, 0.88]
     low, high = (0.2, 0.36) if kind == "car" else (0.52, 0.62)
     c.lamp(0.955, low, 0.985, high, (255, 250, 225))
     c.lamp(0.015, low, 0.04, high, (225, 20, 15))
@@ -221,12 +221,12 @@ def _side(c: Canvas, kind: str) -> None:
 def _cabin(c: Canvas, side: bool) -> None:
     """A car's upper half: roof, windows; the lowest third lies inside the body. Nose to the right."""
     if side:
-        c.shape([(0.05, 0.0), (0.66, 0.0), (1.0, 0.62), (1.0, 1.0), (0.0, 1.0), (0.0, 0.4)], None)
-        c.shape([(0.09, 0.12), (0.38, 0.12), (0.38, 0.58), (0.05, 0.58)], GLASS)
-        c.shape([(0.44, 0.12), (0.64, 0.12), (0.88, 0.58), (0.44, 0.58)], GLASS)
+        c.shape([(0.02, 0.0), (0.90, 0.0), (1.0, 0.62), (1.0, 1.0), (0.0, 1.0), (0.0, 0.4)], None)
+        c.shape([(0.09, 0.12), (0.42, 0.12), (0.42, 0.58), (0.06, 0.58)], GLASS)
+        c.shape([(0.48, 0.12), (0.84, 0.12), (0.92, 0.58), (0.48, 0.58)], GLASS)
     else:
-        c.shape([(0.08, 0.0), (0.92, 0.0), (1.0, 0.62), (1.0, 1.0), (0.0, 1.0), (0.0, 0.62)], None)
-        c.shape([(0.14, 0.12), (0.86, 0.12), (0.92, 0.58), (0.08, 0.58)], GLASS)
+        c.shape([(0.03, 0.0), (0.97, 0.0), (1.0, 0.62), (1.0, 1.0), (0.0, 1.0), (0.0, 0.62)], None)
+        c.shape([(0.10, 0.12), (0.90, 0.12), (0.94, 0.58), (0.06, 0.58)], GLASS)
 
 
 def _person(c: Canvas) -> None:

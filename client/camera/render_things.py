@@ -14,10 +14,11 @@ from carpool.client.camera.scene import KINDS, RANGE, SIZES, Drive, Users, sign_
 
 Ints = NDArray[np.int64]
 
-# Part, kinds that have it, its ends along the vehicle and its breadth (shares of length and width), its bottom
-# and top (shares of the height). A cabin reaches down into the body, which hides the gap that a bonnet fills.
+# Part, kinds that have it, its ends along the vehicle and its breadth (shares of length and width), its
+# bottom and top (shares of the height). A cabin reaches down into the body, which hides the gap that
+# a bonnet fills.
 _BOXES: tuple[tuple[str, tuple[str, ...], tuple[float, ...]], ...] = (
-    ("cabin", ("car",), (0.22, -0.44, 0.84, 0.35, 1.0)),
+    ("cabin", ("car",), (0.14, -0.44, 0.88, 0.35, 1.0)),
     ("", ("car",), (0.5, -0.5, 1.0, 0.015, 0.6)),
     ("", ("van", "truck"), (0.5, -0.5, 1.0, 0.015, 1.0)),
 )

@@ -37,7 +37,8 @@ class Walls:
     """Walls of one vehicle's roads.
 
     height: float32 [along], m. texels: uint8 [n, 4], colour and how much of it is a window with light behind,
-    level after level, each half as fine as the one before. left, right: lateral distance from the lane's centre, m.
+    level after level, each half as fine as the one before.
+    left, right: lateral distance from the lane's centre, m.
     """
 
     height: F32

@@ -39,7 +39,7 @@ RANGE = 48.0
 
 _CURVATURE = {"city": (0.009, 0.03), "country": (0.006, 0.018), "highway": (0.002, 0.005)}
 _SPEED = {"city": (0.7, 1.4), "country": (1.2, 2.0), "highway": (2.2, 3.0)}
-_SIGN_SIZE = {"city": 1.6, "country": 1.7, "highway": 2.3}
+_SIGN_SIZE = {"city": 1.75, "country": 1.8, "highway": 2.5}
 
 KINDS = ("car", "van", "truck", "person")
 SIZES = np.array([(4.4, 1.8, 1.5), (5.2, 2.0, 2.3), (8.5, 2.4, 3.4), (0.0, 0.7, 1.75)], np.float32)
@@ -96,12 +96,13 @@ class Drive:
     def centre(self, z: F32) -> F32:
         """x of the lane's centre at z [T, ...], m."""
         shape = (-1,) + (1,) * (z.ndim - 1)
-        return self.curvature.reshape(shape) * z * z / 2 - self.offset.reshape(shape)
+        x = self.curvature.reshape(shape) * z * z / 2 - self.offset.reshape(shape)
+        return np.asarray(x, np.float32)
 
 
 def sign_range(size: float) -> float:
     """Distance at which a sign of that size is near enough to be drawn and to count, m."""
-    return size * 8.0
+    return size * 7.5
 
 
 def _wander(rng: np.random.Generator, frames: int, std: float, limit: float, rate: float) -> F32:
@@ -116,7 +117,7 @@ def _wander(rng: np.random.Generator, frames: int, std: float, limit: float, rat
         first = keep * first + step
         second = keep * second + first
         path[i] = second
-    return np.clip(path[64:] / gain * std, -limit, limit).astype(np.float32)
+    return np.asarray(np.clip(path[64:] / gain * std, -limit, limit), np.float32)
 
 
 def draw_drive(domain: Domain, seed: int, vehicle: int, drive: int, frames: int) -> Drive:
@@ -150,7 +151,7 @@ def _place_signs(
     kinds, positions = [], []
     here = float(travelled[0]) - 20.0
     while here < float(travelled[-1]) + sign_range(size):
-        here += sign_range(size) * 0.75 + cruise * rng.uniform(1.0, 7.0)
+        here += sign_range(size) * 0.45 + cruise * rng.uniform(1.0, 5.0)
         kinds.append(1 + int(rng.choice(len(weights), p=weights)))
         positions.append(here)
     return np.array(kinds, np.int64), np.array(positions)
@@ -198,12 +199,10 @@ def _draw_users(domain: Domain, rng: np.random.Generator, travelled: F32, cruise
         if rng.random() < domain.traffic:
             rows.append((kind(), u, wrap(rng.uniform(-RANGE, RANGE) + relative * time), away))
     if domain.setting == "city":
-        for u in (-1.5 * lane - 1.2, -1.5 * lane - 1.2, lane / 2 + 1.3):
-            if rng.random() < domain.traffic:
-                rows.append((0, u, wrap(rng.uniform(-RANGE, RANGE) - moved), u > 0))
-        for u in (lane / 2 + rng.uniform(0.6, 2.4), -1.5 * lane - rng.uniform(0.6, 2.4)):
-            if rng.random() < domain.traffic:
-                rows.append((3, u, wrap(rng.uniform(-RANGE, RANGE) - moved), True))
+        parked = [(0, u) for u in (-1.5 * lane - 1.2, -1.5 * lane - 1.2, lane / 2 + 1.3)]
+        people = [(3, lane / 2 + rng.uniform(0.6, 2.4)), (3, -1.5 * lane - rng.uniform(0.6, 2.4))]
+        standing = [what for what in parked + people if rng.random() < domain.traffic]
+        rows += [(k, u, wrap(rng.uniform(-RANGE, RANGE) - moved), u > 0) for k, u in standing]
     count = len(rows)
     z = [np.broadcast_to(row[2], (frames, 1)) for row in rows]
     drift = 0.15 * rng.standard_normal(count)

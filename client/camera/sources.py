@@ -17,16 +17,12 @@ from carpool.privacy.errors import CarpoolError, DataError
 
 Loader = Callable[[DataSettings, int, Progress | None], Source]
 
-PROCEDURAL_SIZE = (64, 48)
-
 
 def load_procedural(settings: DataSettings, vehicles: int, progress: Progress | None) -> Source:
-    """The renderer, at 64x48 where the settings leave the size to the source."""
-    from carpool.client.camera import procedural  # late: the renderer is large, and only needed here
+    """The renderer, imported late: it is large, and only needed here."""
+    from carpool.client.camera import procedural
 
-    width, height = PROCEDURAL_SIZE
-    sized = replace(settings, width=settings.width or width, height=settings.height or height)
-    return procedural.load(sized, vehicles, progress)
+    return procedural.load(settings, vehicles, progress)
 
 
 SOURCES: dict[str, Loader] = {"procedural": load_procedural, "gtsrb": gtsrb.load, "npz": npz.load}

@@ -92,9 +92,7 @@ def dirichlet(
     parts: list[Rows] = [np.empty(0, np.int64)] * vehicles
     for vehicle in rng.permutation(vehicles):
         mixture = rng.dirichlet(alpha * prior)
-        if (
-            not abs(mixture.sum() - 1) < 1e-6
-        ):  # alpha so small that the draw underflows: its limit is one class
+        if not abs(mixture.sum() - 1) < 1e-6:  # alpha so small that the draw underflows: one class
             mixture = np.eye(len(classes))[rng.choice(len(classes), p=prior)]
         taken = draw(mixture, left, int(sizes[vehicle]), rng)
         parts[vehicle] = np.concatenate(

@@ -52,7 +52,7 @@ def rows(fleet: PooledFleet) -> np.ndarray[Any, Any]:
     return np.concatenate([fleet.training(vehicle).rows for vehicle in range(fleet.vehicles)])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     st.sampled_from(["natural", "dirichlet", "shards", "iid"]),
     st.integers(1, 10),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from carpool.client.camera import sources
-from carpool.client.camera.samples import Pool, Schema, Target
+from carpool.client.camera.fleetdata import build_fleet
 from carpool.client.camera.settings import DataSettings, Source
 from carpool.privacy.errors import DataError
 
@@ -95,23 +94,18 @@ def test_mistakes_are_one_sentence(file: Path, change: dict[str, str], words: st
     assert "\n" not in str(caught.value)
 
 
-def test_the_renderer_gets_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, int]] = []
-    rows = np.arange(2, dtype=np.int64)
-    schema = Schema(("front",), 1, 1, (Target("speed", "value"),))
-    pool = Pool(schema, np.zeros((2, 1, 1, 1, 3), np.uint8), {"speed": rows.astype(np.float32)}, rows, rows)
-
-    def load(settings: DataSettings, vehicles: int, progress: object = None) -> Source:
-        seen.append((settings.width, settings.height))
-        return Source(pool)
-
-    fake = ModuleType("carpool.client.camera.procedural")
-    fake.load = load  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "carpool.client.camera.procedural", fake)
-    monkeypatch.setattr("carpool.client.camera.procedural", fake, raising=False)
-    sources.load_source(DataSettings(), 2)
-    sources.load_source(DataSettings(width=32), 2)
-    assert seen == [(64, 48), (32, 48)]
+@pytest.mark.slow
+def test_the_renderer(tmp_path: Path) -> None:
+    settings = DataSettings(drives=2, frames=3, views=("front",), cache=tmp_path)
+    pool = sources.load_source(settings, 2).train
+    assert pool.frames.shape == (12, 1, 48, 64, 3)
+    assert pool.vehicle is not None
+    assert np.unique(pool.vehicle).tolist() == [0, 1]
+    small = replace(settings, targets=("sign",), width=32, height=24)
+    fleet = build_fleet(small, 2)
+    assert (fleet.schema.width, fleet.schema.height) == (32, 24)
+    assert [len(fleet.training(vehicle)) for vehicle in range(2)] == [3, 3]
+    assert [target.name for target in fleet.schema.targets] == ["sign"]
 
 
 def test_a_test_set_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:

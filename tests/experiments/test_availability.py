@@ -126,6 +126,13 @@ def test_one_vehicle_meets_what_the_whole_fleet_was_told() -> None:
         assert [ask(fleet, v, round_).left for v in range(300)] == [stages[index] for index in together]
 
 
+def test_the_moment_does_not_depend_on_the_stage_that_was_drawn() -> None:
+    fleet = Bernoulli(800, Leave(during_training=0.1, during_upload=0.5), seed=2)
+    outcomes = [ask(fleet, vehicle) for vehicle in range(800)]
+    shares = np.array([outcome.fraction for outcome in outcomes if outcome.left is Stage.DURING_UPLOAD])
+    assert abs(shares.mean() - 0.5) < SIGMAS / math.sqrt(12 * len(shares))
+
+
 def test_rounds_seeds_and_vehicles_differ() -> None:
     one, two = Bernoulli(500, MIXED, seed=8), Bernoulli(500, MIXED, seed=9)
     everyone = np.arange(500)
@@ -206,6 +213,9 @@ def test_markov_outcomes_agree_with_presence() -> None:
         elif outcome.leaves is not None:
             assert fleet.present(outcome.leaves - 1e-3)[vehicle]
             assert not fleet.present(outcome.leaves)[vehicle]
+        else:
+            # It stays over midnight until the acknowledgement, 1206 s later.
+            assert all(fleet.present(now + later)[vehicle] for later in range(0, 1206, 15))
 
 
 def test_the_clock_can_jump_to_the_next_change() -> None:
@@ -273,11 +283,6 @@ def test_wrong_settings_are_named(wrong: dict[str, object], said: str) -> None:
     settings: dict[str, object] = {"kind": "bernoulli", "vehicles": 2, "seed": 1, **wrong}
     with pytest.raises(ConfigError, match=said):
         build(**settings)  # type: ignore[arg-type]
-
-
-def test_probabilities_that_add_up_to_one_leave_nobody() -> None:
-    fleet = Bernoulli(200_000, Leave(0.1, 0.2, 0.3, 0.3, 0.1), seed=1)
-    assert fleet.stages(np.arange(200_000), 0).max() == 4
 
 
 def test_a_time_before_the_start_is_refused() -> None:

@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +76,7 @@ def test_preview_writes_a_picture(capsys):
 
 
 def test_preview_refuses_before_it_reads(capsys):
-    os.remove("d.npz")
+    Path("d.npz").unlink()
     assert cli.run(["data", "preview", "e.toml", "--out", "m.jpg"]) == 2
     assert capsys.readouterr().err == "error: --out is m.jpg; it must end in .png\n"
 

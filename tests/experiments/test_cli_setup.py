@@ -52,6 +52,12 @@ def test_init_never_overwrites_by_itself(capsys):
     assert "file is a file, not a folder" in capsys.readouterr().err
 
 
+def test_init_in_a_folder_with_a_strange_name():
+    assert cli.run(["init", "a\nb = 3 {name} '", "--name", "x"]) == 0
+    (folder,) = Path().iterdir()
+    assert cli.run(["validate", str(folder / "experiment.toml")]) == 0
+
+
 def test_init_where_nothing_can_be_written(capsys):
     assert cli.run(["init", "/proc/nowhere"]) == 1
     told = capsys.readouterr().err

@@ -7,7 +7,7 @@ import pydantic
 import pytest
 
 from carpool.client.camera.settings import DataSettings
-from carpool.experiments.checks import cross_problems, file_problems, strategy_problems
+from carpool.experiments.checks import SOURCE_TARGETS, cross_problems, file_problems, strategy_problems
 from carpool.experiments.cli_setup import template
 from carpool.experiments.config import MODELS, SOURCES, Experiment
 from carpool.experiments.faults import leaves
@@ -161,3 +161,5 @@ def test_known_names_are_those_of_the_code_that_uses_them():
     assert all(json.dumps(name) in models for name in MODELS)
     sources = (ROOT / "client/camera/sources.py").read_text()
     assert all(json.dumps(name) in sources for name in SOURCES)
+    renderer = (ROOT / "client/camera/procedural.py").read_text()
+    assert set(re.findall(r'Target\("(\w+)"', renderer)) == set(SOURCE_TARGETS["procedural"])

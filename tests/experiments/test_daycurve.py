@@ -28,6 +28,8 @@ def test_the_defaults_are_full_at_night_and_empty_at_noon() -> None:
     curve = DayCurve()
     assert float(curve.presence(2.0)) == pytest.approx(0.42, abs=0.005)
     assert float(curve.presence(14.0)) == pytest.approx(0.156, abs=0.005)
+    # Steepest in the evening: this pins the hour.
+    assert float(curve.presence(22.0)) == pytest.approx(0.335, abs=0.002)
 
 
 def test_a_day_is_drawn_for_each_vehicle_by_itself() -> None:
@@ -44,6 +46,20 @@ def test_a_day_is_drawn_for_each_vehicle_by_itself() -> None:
         (np.diff(day.times[a:b]) > 0).all() for a, b in zip(day.offsets, day.offsets[1:], strict=False)
     )
     assert len(day.times) > 40
+
+
+def test_vehicles_leave_as_often_as_the_rates_say_and_five_percent_more_is_seen() -> None:
+    # An on/off process is more regular than a Poisson process, so its standard error is at most the root of
+    # the count; 4.9 of them are a false-positive rate of 1e-6.
+    curve, vehicles = DayCurve(), 50_000
+    start = np.random.Generator(np.random.Philox(1)).random(vehicles) < curve.presence(18.0)
+    day = one_day(curve, 2, 0, start, np.full(vehicles, 18.0))
+    came = (start ^ day.final()) & day.final()
+    left = (len(day.times) + (start & ~day.final()).sum() - came.sum()) / 2
+    hour = (np.arange(2400) + 0.5) / 100
+    expected = vehicles * 24 * float((curve.presence(hour) * curve.leave_rate(hour)).mean())
+    assert abs(left - expected) < 4.9 * expected**0.5
+    assert abs(left - 1.05 * expected) > 4.9 * expected**0.5
 
 
 def test_all_wrong_settings_are_named_at_once() -> None:

@@ -1,3 +1,5 @@
+import base64
+import io
 import math
 import re
 from html.parser import HTMLParser
@@ -6,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from carpool.experiments import report
 from carpool.experiments.pictures import frame_uri, surround
@@ -276,12 +279,14 @@ def test_a_frame_of_the_wrong_kind_is_refused(frame: Any) -> None:
 
 
 def test_small_frames_are_kept_exactly() -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
     frame = np.random.Generator(np.random.Philox(5)).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     uri = frame_uri(frame)
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
     np.testing.assert_array_equal(decoded, frame)
+
+
+def test_large_frames_are_made_smaller() -> None:
+    uri = frame_uri(np.zeros((480, 640, 3), np.uint8))
+    assert uri.startswith("data:image/jpeg;")
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))) as image:
+        assert image.size == (256, 192)

@@ -101,6 +101,13 @@ def test_a_killed_run_says_how_to_go_on(tmp_path: Path) -> None:
     assert found["report"] is None
 
 
+def test_a_run_that_wrote_its_result_early_is_not_complete(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", done=3)
+    (folder / "result.json").write_text('{"experiment": "quickstart"}')
+    assert not read_run(folder).complete
+    assert read_run(folder).resumable
+
+
 def test_a_run_before_its_first_round(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", done=0)
     assert "0 of 4" in shown(folder)

@@ -1,0 +1,292 @@
+"""MODEL_CARD.md: what a model is, what it learned from, how good it was, who is protected, its limits.
+
+Every figure comes from the run's result.json, its configuration, or the model itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath, PureWindowsPath
+from typing import Any
+
+from carpool.client.camera.domains import COUNTRIES, SETTINGS, TIMES, WEATHERS
+from carpool.client.camera.samples import Target
+from carpool.client.deployed import INPUT, output_names
+from carpool.client.modelfile import Recipe
+from carpool.experiments.config import Experiment
+from carpool.experiments.results import STAGES, clean, losses
+
+MOST_CLASSES = 60
+
+PRIVACY = {
+    "plain": (
+        "**None.** The channel was `plain`: the server received every vehicle's update in the clear. "
+        "Pictures themselves are not part of an update, but an update can give away what was in them."
+    ),
+    "sealed": (
+        "The channel was `sealed`: updates were encrypted to the aggregator, which opened each of them. "
+        "Whoever relays messages saw ciphertext; the aggregator saw every vehicle's update."
+    ),
+    "secagg": "The channel was `secagg`: the server was given the sum of the updates, not a single one.",
+}
+SOURCES = {
+    "procedural": (
+        "Drawn by Carpool's own renderer; no picture of a real road, person or car is in it. Each vehicle "
+        f"has its own mixture of place ({', '.join(SETTINGS)}), country ({', '.join(COUNTRIES)}), light "
+        f"({', '.join(TIMES)}) and weather ({', '.join(WEATHERS)}). Labels are exact, because the renderer "
+        "knows what it drew; labels of a real fleet are not."
+    ),
+    "gtsrb": (
+        "German Traffic Sign Recognition Benchmark (Stallkamp et al., Neural Networks 32, 2012): cut-out "
+        "signs on German roads, labelled by hand. A fleet would not have such labels for free. No explicit "
+        "licence for the pictures is known to us."
+    ),
+    "npz": (
+        "A file of the user's own. What roads it shows, who labelled it and how, and under which terms, is "
+        "not recorded here: whoever publishes this model must add it."
+    ),
+}
+OWN = "The user's own reader. What it read, who labelled it, and under which terms must be added here."
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card is made of. sha256, size: of model.safetensors, and its numbers; difference: ONNX's."""
+
+    result: dict[str, Any]
+    experiment: Experiment
+    recipe: Recipe
+    sha256: str
+    size: int
+    difference: float | None
+
+
+def model_card(card: Card) -> str:
+    """The card as Markdown."""
+    parts = (head, data, training, metrics, privacy, limits, usage, licence)
+    return "\n\n".join("\n".join(part(card)) for part in parts) + "\n"
+
+
+def model_name(recipe: Recipe) -> str:
+    r"""The model's name without the folder of a user's own file.
+
+    >>> from carpool.client.camera.samples import Schema
+    >>> model_name(Recipe("/home/me/net.py:build", {}, "refuse", Schema((), 1, 1, ())))
+    'net.py:build'
+    """
+    return base(recipe.name)
+
+
+def base(path: str) -> str:
+    r"""The last part of a path; folders on somebody's machine are nobody's business.
+
+    >>> base("/home/me/a.npz"), base("C:\\me\\a.npz"), base("cnn-small")
+    ('a.npz', 'a.npz', 'cnn-small')
+    """
+    return PureWindowsPath(path).name if "\\" in path else PurePath(path).name
+
+
+def plain(text: object) -> str:
+    """Text that Markdown and terminals take as it is; names come from data files.
+
+    >>> plain("a|b")
+    'a\\\\|b'
+    """
+    escaped = clean(text)
+    for character in "\\`*_[]<>|#":
+        escaped = escaped.replace(character, f"\\{character}")
+    return escaped
+
+
+def head(card: Card) -> list[str]:
+    """What it is."""
+    schema, experiment = card.recipe.schema, card.experiment
+    told = ", ".join(plain(t.name) for t in schema.targets)
+    return [
+        f"# Model card: {plain(experiment.experiment.name)}",
+        "",
+        f"A {plain(model_name(card.recipe))} network of {card.size} numbers that predicts {told} from "
+        f"{len(schema.views)} camera view{'s' * (len(schema.views) > 1)} of {schema.width}x{schema.height} "
+        "pixels. It was trained by federated learning with Carpool, on the engine "
+        f"`{card.result['engine']}` with a simulated fleet.",
+        "",
+        f"SHA-256 of `model.safetensors`: `{card.sha256}`",
+    ]
+
+
+def data(card: Card) -> list[str]:
+    """The data's categories."""
+    settings, schema = card.experiment.data, card.recipe.schema
+    source = settings.source
+    kind = source if source in SOURCES else f"{base(source)} (own code)"
+    file = f", file or folder {base(settings.path)}" if settings.path else ""
+    return [
+        "## Data",
+        "",
+        f"- Source: {plain(kind + file)}. {SOURCES.get(source, OWN)}",
+        f"- Split between vehicles: {settings.split}"
+        + (f" (alpha {settings.alpha:g})" if settings.split == "dirichlet" else ""),
+        f"- Views: {', '.join(plain(view) for view in schema.views)}; {schema.width}x{schema.height} pixels "
+        "each, RGB, 8 bits",
+        *(f"- Target {plain(target.name)}: {described(target)}" for target in schema.targets),
+        "- Frames are personal data where they show public roads (faces, plates, where somebody lives). "
+        "Federated training keeps them on the vehicle and sends model updates only. This run was simulated: "
+        "the frames of all vehicles were on one computer from the start.",
+    ]
+
+
+def described(target: Target) -> str:
+    """A target in words."""
+    if target.kind == "class":
+        shown = ", ".join(plain(name) for name in target.classes[:MOST_CLASSES])
+        more = ", ..." if len(target.classes) > MOST_CLASSES else ""
+        return f"one of {len(target.classes)} classes ({shown}{more})"
+    if target.kind == "flags":
+        return f"{target.width} yes-or-no answers"
+    return f"a number{' in ' + plain(target.unit) if target.unit else ''}"
+
+
+def training(card: Card) -> list[str]:
+    """Fleet, rounds and settings."""
+    result, experiment = card.result, card.experiment
+    sums, train = losses(result["rounds"]), experiment.train
+    stages = [f"{STAGES[stage]}: {sums[stage]}" for stage in STAGES if sums.get(stage)]
+    amount = f"{train.steps} steps" if train.steps else f"{train.epochs} epochs"
+    options = ", ".join(f"{key} = {value}" for key, value in experiment.strategy.options.items())
+    return [
+        "## Training",
+        "",
+        f"- Fleet: {result['vehicles']} simulated vehicles, {len(result['rounds'])} rounds "
+        f"({sums['void']} void: too few replies, the model stayed as it was)",
+        f"- Asked for an update {sums['asked']} times; {sums['lost']} of these updates were lost to vehicles "
+        f"that left, came too late or were refused{' (' + '; '.join(stages) + ')' if stages else ''}",
+        f"- Strategy: {plain(base(result['strategy']))}{' (' + plain(options) + ')' if options else ''}; "
+        f"cohort {experiment.selection.cohort}",
+        f"- On the vehicle: {amount} of {train.optimizer}, batches of {train.batch_size}, learning rate "
+        f"{train.lr:g} ({train.lr_schedule}), augmentation {train.augment}",
+        f"- Seed {result['seed']}; traffic {result['totals']['bytes_up']} bytes up, "
+        f"{result['totals']['bytes_down']} bytes down",
+    ]
+
+
+def metrics(card: Card) -> list[str]:
+    """How good it was, and on what."""
+    final, settings = card.result["final"], card.experiment.data
+    rows = [("all", "loss", final["loss"]), ("first answer", "accuracy", final["accuracy"])]
+    for name, figures in (final["targets"] or {}).items():
+        rows += [(name, metric, value) for metric, value in figures.items()]
+    held = (
+        f"whole drives or tracks held back from training (data.holdout = {settings.holdout:g})"
+        if settings.holdout
+        else "the data's own test set"
+    )
+    where = held if settings.source == "procedural" or not settings.holdout else (
+        f"the data's own test set, or, where it has none, {held}"
+    )  # fmt: skip
+    return [
+        "## How good it was",
+        "",
+        f"Measured by the experimenter, in the last round that was evaluated, on {where}.",
+        "",
+        "| target | measure | value |",
+        "|---|---|---|",
+        *(f"| {plain(name)} | {plain(metric)} | {shown(value)} |" for name, metric, value in rows),
+    ]
+
+
+def shown(value: float | None) -> str:
+    """Four significant digits.
+
+    >>> shown(0.98765), shown(None)
+    ('0.9877', 'not measured')
+    """
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+def privacy(card: Card) -> list[str]:
+    """Who was protected from whom."""
+    facts = card.result["privacy"]
+    noise = facts["mechanism"] != "none" and facts["epsilon"] is not None
+    return [
+        "## Privacy",
+        "",
+        PRIVACY.get(facts["channel"], f"Channel: {plain(facts['channel'])}."),
+        "",
+        f"Differential privacy: {facts['mechanism']}, unit {facts['unit']}, relation {facts['relation']}, "
+        f"epsilon {facts['epsilon']:g} at delta {facts['delta']:g}."
+        if noise
+        else "There is no differential privacy: the model may have memorised what single vehicles saw, and "
+        "whoever has the model may find out.",
+    ]
+
+
+def limits(card: Card) -> list[str]:
+    """What it must not be used for."""
+    labels = {"procedural": "drawn pictures", "gtsrb": "a benchmark with hand labels"}
+    source = labels.get(card.experiment.data.source, "one data set")
+    return [
+        "## Limits",
+        "",
+        "- Not for driving. Nothing here was validated for use in a vehicle, and nothing may depend on it "
+        "for safety.",
+        f"- It was trained and measured on {source}; it will be worse on cameras, roads, countries, light "
+        "and weather that are not in it, and it does not say so: its probabilities are not calibrated.",
+        "- The mean above hides the vehicles it serves badly; the run's report.html has the spread.",
+        "- Nobody has looked for backdoors or for mislabelled data.",
+    ]
+
+
+def usage(card: Card) -> list[str]:
+    """How to load it."""
+    schema = card.recipe.schema
+    shape = f"(1, {len(schema.views)}, {schema.height}, {schema.width}, 3)"
+    views = ", ".join(clean(view) for view in schema.views)
+    lines = [
+        "## How to use it",
+        "",
+        f"Views in this order: {views}. Pictures are scaled as a whole to {schema.width}x{schema.height}.",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "import numpy as np",
+        "",
+        "from carpool.client.modelfile import open_model",
+        "from carpool.client.predict import predict",
+        "",
+        'recipe, model = open_model(Path("model.safetensors"))',
+        f"frames = np.zeros({shape}, np.uint8)  # RGB: sample, view, row, column, colour",
+        "[answers] = predict(model, frames, recipe.schema.targets, recipe.schema.views)",
+        "for name, answer in answers.items():",
+        "    print(name, answer.text)",
+        "```",
+    ]
+    if ":" in card.recipe.name:
+        lines += ["", f"The network's own code, {plain(model_name(card.recipe))}, has to be where it was."]
+    if card.difference is None:
+        return lines
+    return [
+        *lines,
+        "",
+        "Or without Carpool; probabilities for classes and flags, values in their unit. It differed from the "
+        f"above by at most {card.difference:.1g} on random pictures.",
+        "",
+        "```python",
+        "import numpy as np",
+        "import onnxruntime",
+        "",
+        'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+        f"frames = np.zeros({shape}, np.uint8)",
+        f"answers = session.run({output_names(schema)!r}, {{{INPUT!r}: frames}})",
+        "```",
+    ]
+
+
+def licence(card: Card) -> list[str]:
+    """Whose business that is."""
+    return [
+        "## Licence",
+        "",
+        "None chosen yet. Whoever publishes this model states one here, after looking at the terms of the "
+        "data. Carpool's own licence covers its code, not this model.",
+    ]
