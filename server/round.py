@@ -8,6 +8,7 @@ counted; it changes nothing. Below quorum the round is void: the state stays the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,7 +151,8 @@ def gather(
         decision = strategy.ready(plan.policy, progress)
         if decision.closed or decision.wake is None:
             return decision
-        clock.wait(started + decision.wake)
+        # started + wake may round down to now, or to where elapsed is still below wake: go one step on.
+        clock.wait(max(started + decision.wake, math.nextafter(clock.now(), math.inf)))
 
 
 def sorted_replies(replies: Iterable[Message], pending: Mapping[str, int]) -> list[Message]:

@@ -80,8 +80,8 @@ class Domain:
 
     @property
     def words(self) -> str:
-        """For people, e.g. "city, EU, dusk, rain"."""
-        return f"{self.setting}, {self.country}, {self.time}, {self.weather}"
+        """For people, e.g. "city, EU, mostly dusk, mostly rain": a single drive may be otherwise."""
+        return f"{self.setting}, {self.country}, mostly {self.time}, mostly {self.weather}"
 
 
 @dataclass(frozen=True)

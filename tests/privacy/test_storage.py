@@ -26,6 +26,10 @@ def refuse(code: int):
     return call
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
@@ -135,8 +139,8 @@ def test_everything_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
     fsync, replace = os.fsync, Path.replace
 
     def logged_fsync(descriptor):
-        target = os.readlink(f"/proc/self/fd/{descriptor}")
-        events.append("folder" if Path(target).is_dir() else f"file of {Path(target).stat().st_size}")
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append("folder" if target.is_dir() else f"file of {target.stat().st_size}")
         fsync(descriptor)
 
     def logged_replace(self, target):
@@ -150,7 +154,7 @@ def test_everything_is_on_disk_before_the_name_changes(tmp_path, monkeypatch):
 
 
 def test_no_descriptor_is_left_open(tmp_path, monkeypatch):
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     write_bytes(tmp_path / "file", b"x")
     append_line(tmp_path / "lines", "x")
     sync_folder(tmp_path)
@@ -159,7 +163,7 @@ def test_no_descriptor_is_left_open(tmp_path, monkeypatch):
         write_bytes(tmp_path / "file", b"y")
     with pytest.raises(OSError, match="Input/output"):
         sync_folder(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_lines_are_appended(tmp_path):

@@ -32,7 +32,7 @@ def test_views_are_views_into_the_vector():
     assert vector[7] == -7
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(shapes=shapes, seed=st.integers(0, 2**32 - 1))
 def test_flatten_is_the_inverse_of_views(shapes, seed):
     layout = Layout(tuple(f"t{i}" for i in range(len(shapes))), tuple(shapes))

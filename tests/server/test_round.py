@@ -220,6 +220,20 @@ def test_a_vehicle_that_could_not_be_reached_is_not_waited_for() -> None:
     assert outcome.elapsed == 1.0
 
 
+@pytest.mark.parametrize("start", [0.0, 100.1, 3671.123456789, 1e6 / 3, 86400.7 * 31])
+def test_a_deadline_that_rounding_puts_on_the_present_is_passed(start: float) -> None:
+    # max_s = 0.1 + 0.2 is not a multiple of any clock's step: without care the server waits for ever.
+    clock = Clock()
+    clock.time = start
+    grid = FakeGrid(clock, {1: silent, 2: silent})
+    strategy = build("fedavg", {})
+    policy = Policy(cohort=2, quorum=1.0, mads=5.0, min_s=0.1, max_s=0.1 + 0.2)
+    plan = RoundPlan(RUN, Facts(1, 0, 9, 2), np.array([1, 2], np.int64), policy)
+    state = strategy.init(np.zeros(D, np.float32), plan.facts)
+    _, outcome = run_round(strategy, state, plan, grid, clock)  # type: ignore[arg-type]
+    assert outcome.elapsed == pytest.approx(policy.max_s, rel=1e-6)
+
+
 def test_what_comes_beyond_the_cohort_counts_too() -> None:
     _, after, outcome = play({n: good(float(n)) for n in range(1, 6)}, [1, 2, 3, 4, 5], cohort=2)
     assert outcome.replied == 5
