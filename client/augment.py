@@ -15,7 +15,7 @@ def augment(frames: Frames, kind: Augmentation, rng: np.random.Generator) -> Fra
     """New frames uint8 [b, views, h, w, 3], or `frames` itself for "none".
 
     "light": brightness and contrast (a value or flag target stays right). "sign": light, and a shift of up to
-    an eighth of the picture (for classes only: a shift would change a lane offset). Never a mirror image: it
+    a sixteenth of the picture (for classes only: a shift would change a lane offset). Never a mirror image: it
     would turn a keep-right sign into keep-left.
     """
     if kind == "none":
@@ -28,9 +28,9 @@ def augment(frames: Frames, kind: Augmentation, rng: np.random.Generator) -> Fra
 
 
 def shifted(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Each sample moved by up to an eighth of its size in both directions, the border repeated."""
+    """Each sample moved by up to a sixteenth of its size in both directions, the border repeated."""
     height, width = frames.shape[2:4]
-    reach_y, reach_x = max(1, height // 8), max(1, width // 8)
+    reach_y, reach_x = max(1, height // 16), max(1, width // 16)
     dy = rng.integers(-reach_y, reach_y + 1, (len(frames), 1))
     dx = rng.integers(-reach_x, reach_x + 1, (len(frames), 1))
     rows = np.clip(np.arange(height) + dy, 0, height - 1)

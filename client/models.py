@@ -2,7 +2,7 @@
 
     logistic       one linear layer on the pixels
     mlp            two hidden layers on the pixels
-    cnn-small      conv / GroupNorm / pool stages, views stacked as channels (about 180k parameters at 32x32)
+    cnn-small      conv / pool / GroupNorm stages, views stacked as channels (about 180k parameters at 32x32)
     cnn-multiview  one shared convolutional trunk over the views, one head a target
 
 None has buffers: GroupNorm needs no running statistics, so nothing but parameters ever travels.
@@ -68,11 +68,11 @@ class Pixels(nn.Module):
 
 
 def conv_stage(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Convolution, GroupNorm, max-pool BEFORE the ReLU (same result, a quarter of the ReLUs)."""
+    """Convolution, max-pool, GroupNorm, ReLU: pooled first, so that the rest sees a quarter of the pixels."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-        nn.GroupNorm(8, channels_out),
         nn.MaxPool2d(2),
+        nn.GroupNorm(8, channels_out),
         nn.ReLU(),
     )
 
@@ -114,8 +114,7 @@ class MultiViewCNN(nn.Module):
         stages = stages_for(schema.height // 2, schema.width // 2)
         widths = [channels, *[2 * channels] * stages]
         self.trunk = nn.Sequential(
-            nn.Conv2d(3, channels, 5, stride=2, padding=2, bias=False),
-            nn.GroupNorm(8, channels),
+            nn.Conv2d(3, channels, 5, stride=2, padding=2),
             nn.ReLU(),
             *[conv_stage(a, b) for a, b in pairwise(widths)],
         )

@@ -76,7 +76,7 @@ def evidence(target: Target, outputs: Tensor, answer: Tensor) -> Tensor:
         best = int(answer[0].argmax())
         others = torch.cat([outputs[:, :best], outputs[:, best + 1 :]], 1)
         if others.shape[1] == 0:
-            return torch.zeros(len(outputs))
+            return outputs.new_zeros(len(outputs))
         return outputs[:, best] - torch.logsumexp(others, 1)
     if target.kind == "flags":
         return (outputs * torch.sign(answer)).mean(1)

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from carpool.experiments.cli_common import JsonOption, SetOption, emit, err, say, table
-from carpool.privacy.errors import UsageError
+from carpool.privacy.errors import Interrupted, UsageError
 
 
 class Screen:
@@ -42,7 +42,7 @@ class Screen:
 
     def _line(self, text: str) -> None:
         if not self._live and not self._quiet:
-            err().print(text, markup=False)
+            err().print(text, markup=False, soft_wrap=True)
 
     def data(self, done: int, total: int) -> None:
         """So many vehicles' data are ready."""
@@ -140,10 +140,9 @@ def execute(
                 return runs.start(experiment, out=out, warm=warm, watcher=screen)
             return runs.resume(resume, watcher=screen)
         except KeyboardInterrupt:
-            folder = screen.folder
-            if folder is not None and (folder / "checkpoint").is_dir():
-                err().print(f"interrupted; go on with: carpool run --resume {folder}", markup=False)
-            raise
+            if screen.folder is None:
+                raise
+            raise Interrupted(f"interrupted; go on with: carpool run --resume {screen.folder}") from None
 
 
 def conclude(folder: Path, result: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from carpool.client.camera.samples import Target
 from carpool.client.deployed import INPUT, output_names
 from carpool.client.modelfile import Recipe
 from carpool.experiments.config import Experiment
-from carpool.experiments.results import STAGES, clean, losses
+from carpool.experiments.results import STAGES, clean, count
 
 MOST_CLASSES = 60
 
@@ -149,17 +149,21 @@ def described(target: Target) -> str:
 def training(card: Card) -> list[str]:
     """Fleet, rounds and settings."""
     result, experiment = card.result, card.experiment
-    sums, train = losses(result["rounds"]), experiment.train
-    stages = [f"{STAGES[stage]}: {sums[stage]}" for stage in STAGES if sums.get(stage)]
+    rounds, train = result["rounds"], experiment.train
+    asked, lost, void = (sum(count(record[key]) for record in rounds) for key in ("asked", "dropped", "void"))
+    left = {stage: sum(count((one.get("left") or {}).get(stage)) for one in rounds) for stage in STAGES}
+    after = left.pop("after_upload")
+    stages = [f"{STAGES[stage]}: {times}" for stage, times in left.items() if times]
     amount = f"{train.steps} steps" if train.steps else f"{train.epochs} epochs"
     options = ", ".join(f"{key} = {value}" for key, value in experiment.strategy.options.items())
     return [
         "## Training",
         "",
-        f"- Fleet: {result['vehicles']} simulated vehicles, {len(result['rounds'])} rounds "
-        f"({sums['void']} void: too few replies, the model stayed as it was)",
-        f"- Asked for an update {sums['asked']} times; {sums['lost']} of these updates were lost to vehicles "
-        f"that left, came too late or were refused{' (' + '; '.join(stages) + ')' if stages else ''}",
+        f"- Fleet: {result['vehicles']} simulated vehicles, {len(rounds)} rounds "
+        f"({void} void: too few replies, the model stayed as it was)",
+        f"- Asked for an update {asked} times; {lost} updates were lost to vehicles that left, came too late "
+        f"or were refused{' (' + '; '.join(stages) + ')' if stages else ''}; {after} vehicles left after the "
+        "upload, and what they sent counts",
         f"- Strategy: {plain(base(result['strategy']))}{' (' + plain(options) + ')' if options else ''}; "
         f"cohort {experiment.selection.cohort}",
         f"- On the vehicle: {amount} of {train.optimizer}, batches of {train.batch_size}, learning rate "

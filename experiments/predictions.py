@@ -98,10 +98,11 @@ def as_document(run: Path, samples: Sequence[Sample], picture: Path | None) -> d
 def draw(model: FlatModel, samples: Sequence[Sample], schema: Schema) -> tuple[Image.Image, int]:
     """The first samples one below the other, and how many: what the model saw, used and said."""
     drawn = samples[:MOST_DRAWN]
+    unit = "units of scale" if schema.targets[0].kind == "value" else "log-odds"
     cards = [card(sample, occlusion(model, sample.frame, schema.targets[0]), schema) for sample in drawn]
     note = (
-        f"Orange: where covering a patch weakens the answer on {clean(schema.targets[0].name)!r} the most; "
-        "brightest is the strongest of the sample."
+        f"Orange: where covering a patch weakens the answer on {clean(schema.targets[0].name)!r}; brightest "
+        f"is the strongest of the sample (its number: {unit})."
     )
     width = max(*(one.width for one in cards), round(font(12).getlength(note))) + 2 * MARGIN
     height = sum(one.height + MARGIN for one in cards) + LINE + MARGIN
@@ -125,20 +126,22 @@ def card(sample: Sample, heat: NDArray[np.float32], schema: Schema) -> Image.Ima
     columns, rows = (2, 1) if beside else (views, 2)
     left = columns * (wide + GAP)
     lines = answer_lines(sample)
-    tall = LINE + rows * (high + LINE) if not beside else LINE + high + LINE
+    tall = LINE + rows * (high + GAP) + LINE
     picture = Image.new("RGB", (left + TEXT_WIDTH, max(tall, LINE * (len(lines) + 2))), PAPER)
     pen = ImageDraw.Draw(picture)
     pen.text((0, 0), shortened(sample.name), INK, font(14))
     peak = float(heat.max())
+    strongest = f"strongest patch {max(peak, 0):.2g}"
     for view, name in enumerate(schema.views):
         x = view * (wide + GAP)
         seen = sample.frame[view]
         picture.paste(enlarged(seen, scale), (x, LINE))
         place = (wide + GAP, LINE) if beside else (x, LINE + high + GAP)
         picture.paste(enlarged(overlay(seen, heat[view], peak), scale), place)
-        pen.text((x, tall - LINE + 2), clean(name), MUTED, font(12))
+        caption = name if beside or view else f"{name}; {strongest}"
+        pen.text((x, tall - LINE + 2), clean(caption), MUTED, font(12))
     if beside:
-        pen.text((wide + GAP, tall - LINE + 2), "where it looks", MUTED, font(12))
+        pen.text((wide + GAP, tall - LINE + 2), strongest, MUTED, font(12))
     for number, (text, share, strong) in enumerate(lines):
         y = LINE * (number + 1)
         if share is not None:

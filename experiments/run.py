@@ -37,7 +37,7 @@ from carpool.experiments.signals import interruptible
 from carpool.experiments.summary import build_result
 from carpool.experiments.workshop import Workshop, environment, examples_of
 from carpool.privacy.errors import UsageError
-from carpool.privacy.storage import write_text
+from carpool.privacy.storage import clear_temporaries, write_text
 
 
 class Watcher(Protocol):
@@ -111,6 +111,7 @@ def resume(folder: Path, *, watcher: Watcher | None = None) -> tuple[Path, dict[
     with locked(folder):
         if (folder / RESULT).is_file():
             return folder, read_json(folder / RESULT)
+        clear_temporaries(folder)
         if not (folder / ENVIRONMENT).is_file():
             write_json(folder / ENVIRONMENT, environment())
         experiment = load_experiment(folder / CONFIG)

@@ -7,7 +7,8 @@
     ├── RunError                      the machine refused (disk full, read-only folder, damaged run folder)
     ├── RoundError                    this round is unsound: stop before anything is released
     ├── VehicleError                  this vehicle misbehaved: drop it, count it, go on
-    └── PrivacyRefused                exit code 3: the privacy budget or the audit says no
+    ├── PrivacyRefused                exit code 3: the privacy budget or the audit says no
+    └── Interrupted                   exit code 130: Ctrl-C or SIGTERM; says how to go on
 
 A message is one sentence that carries the value and the fix.
 """
@@ -58,3 +59,9 @@ class PrivacyRefused(CarpoolError):
     """Going on would break the promised privacy."""
 
     exit_code = 3
+
+
+class Interrupted(CarpoolError):
+    """Ctrl-C or SIGTERM ended the work; everything finished so far is on disk."""
+
+    exit_code = 130

@@ -74,3 +74,10 @@ def append_line(path: Path, line: str) -> None:
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Remove what a killed writer left under `folder`; only while nobody else writes there."""
+    with refusals(folder, "clean"):
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)

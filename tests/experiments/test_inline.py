@@ -6,14 +6,15 @@ import math
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
 from carpool.experiments.availability import Bernoulli, Leave
 from carpool.experiments.inline import RUN_ID, InlineGrid, VirtualClock, node_of
 from carpool.experiments.pace import Pace
 from carpool.experiments.stages import STAGES
 from carpool.privacy.wire import RECORD
 from carpool.server.round import wire_of
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp import ClientApp
 
 VEHICLES = 5
 REPLY = bytes(range(256)) * 4

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+
 from carpool.experiments import run as runs
 from carpool.experiments import runfolder
 from carpool.experiments.load import load_experiment
 from carpool.experiments.run import Nobody, resume, start
 from carpool.privacy.errors import ConfigError, DataError, RoundError, RunError, UsageError
-from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
 Write = Callable[..., Path]
@@ -23,7 +24,9 @@ TIMES = ("seconds",)
 
 
 def without_times(result: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(result), object_hook=lambda d: {k: v for k, v in d.items() if k not in TIMES})
+    return json.loads(
+        json.dumps(result), object_hook=lambda d: {k: v for k, v in d.items() if k not in TIMES}
+    )
 
 
 def model_hash(folder: Path) -> str:
@@ -137,9 +140,7 @@ def test_a_warm_start_is_still_warm_after_a_kill(tiny: Write, tmp_path: Path) ->
     assert without_times(resume(tmp_path / "c")[1]) == without_times(whole)
 
 
-def test_a_warm_start_from_another_model_is_refused_and_leaves_no_folder(
-    tiny: Write, tmp_path: Path
-) -> None:
+def test_a_warm_start_from_another_model_is_refused_and_leaves_no_folder(tiny: Write, tmp_path: Path) -> None:
     go(tiny(), tmp_path / "a")
     with pytest.raises(UsageError, match="does not fit"):
         go(tiny(), tmp_path / "b", 'model.name="mlp"', warm=tmp_path / "a")
@@ -192,7 +193,7 @@ def test_a_run_never_writes_into_another_ones_folder(tiny: Write, tmp_path: Path
         (("fleet.vehicles=100000", "data.source=npz", "data.path=/nowhere.npz"), ConfigError),
         (('model.name="cnn-multiview"',), ConfigError),
         (("model.options.nonsense=1",), ConfigError),
-        (("data.targets=[\"curvature\"]",), DataError),
+        (('data.targets=["curvature"]',), DataError),
     ],
 )
 def test_a_run_that_cannot_begin_leaves_no_folder(

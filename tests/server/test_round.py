@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app.metadata import Metadata
+
 from carpool.privacy.wire import RECORD, ContributionMessage, decode_task, encode
 from carpool.server.round import RoundPlan, run_round, wire_of
 from carpool.strategies.catalogue import build
 from carpool.strategies.contract import Facts
 from carpool.strategies.deadline import Policy
-from flwr.app import ConfigRecord, Error, Message, RecordDict
-from flwr.app.metadata import Metadata
 
 RUN = "r" * 32
 D = 5
@@ -44,7 +45,12 @@ class FakeGrid:
         self.tasks: list[Message] = []
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         meta = Metadata(1, "", 0, dst_node_id, "", group_id, 0.0, ttl or 1.0, message_type, 0, None)
         return Message(content=content, metadata=meta)
