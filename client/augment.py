@@ -15,8 +15,8 @@ def augment(frames: Frames, kind: Augmentation, rng: np.random.Generator) -> Fra
     """New frames uint8 [b, views, h, w, 3], or `frames` itself for "none".
 
     "light": brightness and contrast (a value or flag target stays right). "sign": light, and a shift of up to
-    a sixteenth of the picture (for classes only: a shift would change a lane offset). Never a mirror image: it
-    would turn a keep-right sign into keep-left.
+    a sixteenth of the picture (for classes only: a shift would change a lane offset). Never a mirror
+    image: that would turn keep-right into keep-left.
     """
     if kind == "none":
         return frames

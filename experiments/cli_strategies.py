@@ -5,15 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import typing
+from collections.abc import Callable
 from typing import Annotated, Any
 
-import tomli_w
 import typer
 
 from carpool.experiments.cli_common import JsonOption, emit, say, table
 from carpool.privacy.errors import UsageError
-from carpool.strategies import catalogue
-from carpool.strategies.contract import Strategy
 
 SUM, EACH = "only the sum", "each update"
 
@@ -33,6 +31,8 @@ def strategies(
 
     Examples: [cyan]carpool strategies[/] · [cyan]carpool strategies fedadam[/]
     """
+    from carpool.strategies import catalogue
+
     if name is None:
         listed = [describe(one) for one in catalogue.names()]
         if as_json:
@@ -51,8 +51,11 @@ def strategies(
 
 def describe(name: str) -> dict[str, Any]:
     """Everything about one strategy of the catalogue, ready for JSON."""
-    builder = catalogue.CATALOGUE[name]
-    strategy: Strategy[Any] = catalogue.build(name, {})
+    import tomli_w
+
+    from carpool.strategies import catalogue
+
+    builder, strategy = catalogue.CATALOGUE[name], catalogue.build(name, {})
     module = inspect.getmodule(builder)
     defaults = {key: parameter.default for key, parameter in catalogue.options(name).items()}
     example = {"strategy": {"name": name} | ({"options": defaults} if defaults else {})}
@@ -70,9 +73,10 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def allowed(builder: catalogue.Builder, option: str) -> str:
+def allowed(builder: Callable[..., object], option: str) -> str:
     """What an option may be: the part of the builder's docstring that has its name, else the words it takes.
 
+    >>> from carpool.strategies import catalogue
     >>> allowed(catalogue.CATALOGUE["fedadam"], "beta1")
     '0 <= beta1, beta2 < 1'
     """

@@ -138,3 +138,17 @@ def test_a_gpu_gives_the_same_update_up_to_rounding(task, vehicles, make_schema,
     }
     for a, b in zip(on["cpu"], on["cuda"], strict=True):
         np.testing.assert_allclose(a.vectors["delta"], b.vectors["delta"], rtol=0, atol=1e-5)
+
+
+def test_the_task_is_where_the_model_is(task, vehicles, make_schema):
+    """A correction mixes the task's vectors with the model's, so they must be on one device ("meta" is one)."""
+    module = build("mlp", make_schema("class"), {"hidden": 4}, 0)
+    model = FlatModel(module, device="meta")
+    seen = {}
+
+    def local(local_task, trainer, facts):
+        seen.update(local_task.vectors)
+        return {"delta": torch.zeros(3, model.layout.size)}
+
+    run(task, vehicles, model, strategy=dataclasses.replace(CATALOGUE["fedavg"](), local=local))
+    assert seen["params"].device.type == "meta"
