@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from carpool.experiments.plots import COLORS, PARTS
+from carpool.experiments.results import attendance
 
 HERE = Path(__file__).parent
 INK, MUTED, BLUE, RED, PAPER = COLORS["ink"], COLORS["muted"], COLORS["accuracy"], COLORS["stage4"], "#f5f7f9"
@@ -51,11 +53,11 @@ VEHICLE = (
     Step(1.05, "encode the contribution", "privacy/wire.py"),
 )
 LEAVES = (
-    (8.05, 5.42, "1", "before training"),
-    (8.05, 4.17, "2", "during training: partial work is lost"),
-    (8.05, 1.67, "3", "before upload: trained for nothing"),
-    (6.75, 1.05, "4", "during upload: the part is refused"),
-    (5.45, 1.05, "5", "after upload: it counts"),
+    (9.75, 5.42, "1", "before training"),
+    (8.28, 4.8, "2", "during training: lost"),
+    (9.75, 2.92, "3", "before upload: lost"),
+    (7.2, 1.05, "4", "during upload: the part is refused"),
+    (4.85, 1.05, "5", "after upload: it counts"),
 )
 """x, y, number and words of the five stages at which a vehicle may leave."""
 
@@ -69,12 +71,11 @@ def figure(width: float, height: float) -> Figure:
 
 def box(axes: Axes, x: float, width: float, step: Step) -> None:
     """One step of a column; x is its middle."""
-    style = {"fc": "white", "ec": MUTED if step.later else INK, "lw": 1.1, "ls": "--" if step.later else "-"}
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - width / 2, step.y - 0.3), width, 0.6, boxstyle="round,pad=0.02,rounding_size=0.08", **style
-        )
+    patch = FancyBboxPatch(
+        (x - width / 2, step.y - 0.3), width, 0.6, boxstyle="round,pad=0.02,rounding_size=0.08"
     )
+    patch.set(fc="white", ec=MUTED if step.later else INK, lw=1.1, ls="--" if step.later else "-")
+    axes.add_patch(patch)
     color = MUTED if step.later else INK
     axes.text(x, step.y + 0.1, step.title, ha="center", va="center", fontsize=10, color=color)
     axes.text(x, step.y - 0.15, step.where, ha="center", va="center", fontsize=7.6, color=MUTED)
@@ -97,16 +98,17 @@ def boundary(axes: Axes, x: float, width: float, title: str, color: str) -> None
 
 def wire(axes: Axes) -> None:
     """What goes over the network, and how the round is closed."""
-    arrow(axes, (4.3, 6.05), (8.1, 6.05), BLUE)
+    arrow(axes, (4.13, 6.05), (8.25, 6.05), BLUE)
     axes.text(6.2, 6.5, "task", ha="center", fontsize=11, weight="bold", color=BLUE)
     axes.text(6.2, 6.23, "model, round, facts", ha="center", fontsize=8.5, color=BLUE)
-    arrow(axes, (8.1, 1.05), (4.3, 1.05), RED)
+    arrow(axes, (8.25, 1.05), (4.13, 1.05), RED)
     axes.text(6.1, 1.78, "contribution", ha="center", fontsize=11, weight="bold", color=RED)
-    axes.text(6.1, 1.36, "delta, run, round, version, vehicle and\nupload ids, examples, steps, training loss",
-              ha="center", fontsize=8, color=RED, linespacing=1.15)  # fmt: skip
+    text = "delta, run, round, version, vehicle and\nupload ids, examples, steps, training loss"
+    axes.text(6.1, 1.36, text, ha="center", fontsize=8, color=RED, linespacing=1.15)
     text = (
         'privacy.channel = "plain":\nthe server sees every\ncontribution in the clear.\n\n'
-        "The round ends when all have\nanswered, at the adaptive\ndeadline with a quorum,\nor at the latest time.\n\n"
+        "The round ends when all have\nanswered, at the adaptive\n"
+        "deadline with a quorum,\nor at the latest time.\n\n"
         "Below the quorum it is void:\nthe model stays as it was."
     )
     axes.text(6.2, 4.0, text, ha="center", va="center", fontsize=8.8, color=INK, linespacing=1.35)
@@ -123,7 +125,7 @@ def leaving(axes: Axes) -> None:
     x = 2.0
     for _, _, number, words in LEAVES:
         axes.text(x, 0.02, f"{number}  {words}", fontsize=8.4, color=INK, va="center")
-        x += 0.55 + 0.0685 * len(words)
+        x += 0.5 + 0.06 * len(words)
 
 
 def draw_round(folder: Path) -> None:
@@ -139,9 +141,9 @@ def draw_round(folder: Path) -> None:
             box(axes, 2.3, 3.6, step)
         for step in VEHICLE:
             box(axes, 9.75, 2.95, step)
-        for below, above in zip(SERVER[1:], SERVER[:-1], strict=True):
+        for below, above in pairwise(reversed(SERVER)):
             arrow(axes, (2.3, below.y + 0.33), (2.3, above.y - 0.33))
-        for above, below in zip(VEHICLE[:-1], VEHICLE[1:], strict=True):
+        for above, below in pairwise(VEHICLE):
             arrow(axes, (9.75, above.y - 0.33), (9.75, below.y + 0.33))
         frames(axes)
         wire(axes)
@@ -164,17 +166,24 @@ def draw_run(run: Path, target: Path) -> None:
 
     result = read_json(run / RESULT)
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9.5, "axes.edgecolor": MUTED}):
-        made = figure(12.4, 8.4)
+        made = figure(12.4, 8.2)
         made.text(0.03, 0.965, headline(result), fontsize=13, weight="bold", color=INK, va="center")
         made.text(0.03, 0.933, remark(result), fontsize=9.5, color=MUTED, va="center")
         curve(made.add_axes((0.06, 0.56, 0.35, 0.31)), result["rounds"])
-        attendance(made.add_axes((0.48, 0.56, 0.49, 0.31)), result["rounds"])
+        bars(made.add_axes((0.48, 0.56, 0.49, 0.31)), result["rounds"])
         shown = samples(run)
         for place, sample in enumerate(shown):
             surround(made, 0.03 + place * 0.2425, sample)
         text = "What the eight cameras saw, and what the model said. It sees only the outlined ones."
         made.text(0.03, 0.46, text, fontsize=10.5, weight="bold", color=INK)
-        made.savefig(target, dpi=110, facecolor="white", metadata={"Software": None})
+        made.savefig(
+            target,
+            dpi=110,
+            facecolor="white",
+            bbox_inches="tight",
+            pad_inches=0.15,
+            metadata={"Software": None},
+        )
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -189,9 +198,9 @@ def remark(result: dict[str, Any]) -> str:
     rounds = result["rounds"]
     asked, lost = sum(r["asked"] for r in rounds), sum(r["dropped"] for r in rounds)
     return (
-        f"{result['vehicles']} simulated vehicles, {result['strategy']}, seed {result['seed']}, validation drives "
-        f"nobody trained on; {lost / asked:.0%} of {asked} replies lost; no privacy protection: "
-        f"channel {result['privacy']['channel']}"
+        f"{result['vehicles']} simulated vehicles, {result['strategy']}, seed {result['seed']}; "
+        f"validation drives that nobody trained on; {lost / asked:.0%} of {asked} replies lost; "
+        f"no privacy protection: channel {result['privacy']['channel']}"
     )
 
 
@@ -204,31 +213,22 @@ def curve(axes: Axes, rounds: Sequence[dict[str, Any]]) -> None:
     tidy(axes)
 
 
-def attendance(axes: Axes, rounds: Sequence[dict[str, Any]]) -> None:
+def bars(axes: Axes, rounds: Sequence[dict[str, Any]]) -> None:
     """A bar a round: who replied and who left at which stage; the parts add up to those asked."""
-    x, base = [r["round"] for r in rounds], [0] * len(rounds)
+    rows, base = [attendance(r) for r in rounds], [0] * len(rounds)
+    x = [row.round for row in rows]
     for part, (label, color) in PARTS.items():
-        height = [parts(r)[part] for r in rounds]
+        height = [row.parts[part] for row in rows]
         if any(height):
             axes.bar(x, height, 0.82, bottom=base, color=COLORS[color], label=label)
         base = [below + more for below, more in zip(base, height, strict=True)]
-    void = [(r["round"], r["asked"] + 1) for r in rounds if r["void"]]
+    void = [row.round for row in rows if row.void]
     if void:
-        axes.scatter(*zip(*void, strict=True), marker="x", color=INK, s=24, label="void round")
+        axes.scatter(void, [max(base) + 1] * len(void), marker="x", color=INK, s=24, label="void round")
     axes.set(xlabel="round", title="vehicles asked in each round")
     axes.set_ylim(0, 1.3 * max(base))
     axes.legend(loc="upper center", ncols=4, frameon=False, fontsize=8, handlelength=1.1, columnspacing=1.2)
     tidy(axes)
-
-
-def parts(record: dict[str, Any]) -> dict[str, int]:
-    """What became of those asked. A cut-off upload reaches the server as a refused reply: counted once."""
-    left = record["left"] or {}
-    after = min(left.get("after_upload", 0), record["replied"])
-    found = {"counted": record["replied"] - after, "after_upload": after}
-    found |= {stage: left.get(stage, 0) for stage in PARTS if stage.startswith(("before", "during"))}
-    found["refused"] = max(0, record["refused"] - found["during_upload"])
-    return found | {"other": max(0, record["asked"] - sum(found.values()))}
 
 
 def tidy(axes: Axes) -> None:
@@ -276,12 +276,17 @@ def surround(made: Figure, left: float, sample: tuple[Any, Sequence[str]]) -> No
         text = f"{name}: {said}{mark}" + (f"   truth: {truth}" if line or not frame.correct else "")
         color = INK if line or frame.correct else RED
         made.text(
-            left, 0.168 - 0.026 * line, text, fontsize=8.2, color=color, weight="normal" if line else "bold"
+            left,
+            0.165 - 0.03 * line,
+            text,
+            fontsize=8.2 * min(1, 48 / len(text)),
+            color=color,
+            weight="normal" if line else "bold",
         )
-    where = frame.caption.partition(": ")
-    made.text(
-        left, 0.022, where[0] + (f"\n{where[2]}" if where[2] else ""), fontsize=7.8, color=MUTED, va="bottom"
-    )
+    vehicle, _, domain = frame.caption.partition(": ")
+    words = "\n".join([vehicle, *domain.split(", ")])
+    middle = (left + 1.5 * width + 0.002, 0.277 + height / 2)
+    made.text(*middle, words, fontsize=7.4, color=MUTED, ha="center", va="center", linespacing=1.25)
 
 
 def main() -> None:

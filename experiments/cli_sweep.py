@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,9 +113,9 @@ def sweep_command(
             swept: Swept = sweep(points, out, screen, begun.append)
         except KeyboardInterrupt:
             if begun and (begun[0] / INDEX).is_file():
-                again = " ".join(f"--set {one}" for one in sets)
-                text = f"interrupted; go on with: carpool sweep {file} {again} --out {begun[0]}"
-                err().print(" ".join(text.split()), markup=False, soft_wrap=True)
+                given = [part for one in sets for part in ("--set", one)]
+                again = shlex.join(["carpool", "sweep", str(file), *given, "--out", str(begun[0])])
+                err().print(f"interrupted; go on with: {again}", markup=False, soft_wrap=True)
             raise
     if as_json:
         emit(as_document(swept))

@@ -75,15 +75,16 @@ class Attendance:
 def attendance(record: Record) -> Attendance:
     """Split those asked into counted, lost by stage, refused and other.
 
-    Vehicles that left after the upload have replied: they are a part of `replied`. What neither replied, nor
-    left, nor was refused came too late ("other"); where stages are not known, "other" is all that was lost.
+    Vehicles that left after the upload have replied: they are a part of `replied`. An upload that was cut off
+    is refused by the server too: it counts as left. What neither replied, nor left, nor was refused came too
+    late ("other"); where stages are not known, "other" is all that was lost.
     """
     left = record.get("left") or {}
     asked, replied = count(record.get("asked")), count(record.get("replied"))
     after = min(count(left.get("after_upload")), replied)
     parts = {"counted": replied - after, "after_upload": after}
     parts |= {stage: count(left.get(stage)) for stage in STAGES if stage != "after_upload"}
-    parts["refused"] = count(record.get("refused"))
+    parts["refused"] = max(0, count(record.get("refused")) - parts["during_upload"])
     parts["other"] = max(0, asked - sum(parts.values()))
     return Attendance(int(record["round"]), asked, parts, bool(record.get("void")))
 

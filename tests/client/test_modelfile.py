@@ -59,14 +59,13 @@ def test_an_opened_model_says_the_same(path, model, make_shard):
     np.testing.assert_array_equal(opened.numpy(), model.numpy())
 
 
-def test_equal_models_give_equal_files_wherever_they_lie(path, tmp_path, model, recipe):
-    other = tmp_path / "elsewhere" / "other.safetensors"
-    same = dataclasses.replace(recipe, options=dict(reversed(list(recipe.options.items()))))
-    write_model(other, model.numpy(), model.layout, same)
-    assert other.read_bytes() == path.read_bytes()
-    for _ in range(3):
-        write_model(other, model.numpy(), model.layout, same)
-        assert other.read_bytes() == path.read_bytes()
+def test_equal_models_give_equal_files_wherever_they_lie(tmp_path, model, recipe):
+    written = set()
+    for i, options in enumerate([{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1, "b": 2}]):
+        path = tmp_path / str(i) / "model.safetensors"
+        write_model(path, model.numpy(), model.layout, dataclasses.replace(recipe, options=options))
+        written.add(path.read_bytes())
+    assert len(written) == 1
 
 
 def test_one_changed_weight_gives_another_file(path, tmp_path, model, recipe):
@@ -131,7 +130,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
             read_model(path)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_file_that_is_cut_off_anywhere_is_refused(path, tmp_path, data):
     whole = path.read_bytes()

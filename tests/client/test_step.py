@@ -141,8 +141,8 @@ def test_a_gpu_gives_the_same_update_up_to_rounding(task, vehicles, make_schema,
 
 
 def test_the_task_is_where_the_model_is(task, vehicles, make_schema):
-    """A correction mixes the task's vectors with the model's, so they must be on one device ("meta" is one)."""
-    module = build("mlp", make_schema("class"), {"hidden": 4}, 0)
+    """A correction mixes the task's vectors with the model's; "meta" is a device that every machine has."""
+    module = build("mlp", make_schema("class"), {"hidden": 4}, 0).to("meta")
     model = FlatModel(module, device="meta")
     seen = {}
 

@@ -87,32 +87,6 @@ def test_the_rounds_rate_replaces_that_of_the_settings(model, shard):
     np.testing.assert_array_equal(untouched, start_of(model))
 
 
-@pytest.mark.parametrize(
-    ("n", "settings", "sizes"),
-    [
-        (10, TrainSettings(epochs=2, batch_size=4), [4, 4, 2, 4, 4, 2]),
-        (10, TrainSettings(epochs=2, batch_size=10), [10, 10]),
-        (3, TrainSettings(epochs=2, batch_size=32), [3, 3]),
-        (10, TrainSettings(steps=5, epochs=99, batch_size=4), [4, 4, 2, 4, 4]),
-        (10, TrainSettings(steps=1, batch_size=4), [4]),
-        (1, TrainSettings(epochs=3, batch_size=4), [1, 1, 1]),
-    ],
-)
-def test_epochs_are_whole_passes_and_steps_are_counted(n, settings, sizes):
-    found = list(batches(n, settings, rng()))
-    assert [len(index) for index in found] == sizes
-    per_epoch = -(-n // settings.batch_size)
-    for e in range(0, len(found), per_epoch):
-        epoch = np.concatenate(found[e : e + per_epoch])
-        if len(epoch) == n:
-            assert sorted(epoch) == list(range(n))
-
-
-def test_every_epoch_has_a_new_order():
-    first, second = batches(64, TrainSettings(epochs=2, batch_size=64), rng())
-    assert not np.array_equal(first, second)
-
-
 def test_what_is_known_after_training(model, make_shard):
     shards = [make_shard(n, "class", "value", seed=n) for n in (3, 9)]
     trainer = LocalTrainer(model, shards, TrainSettings(epochs=2, batch_size=4), [rng(), rng()])
@@ -205,6 +179,18 @@ def test_no_global_generator_is_touched(make_shard):
 def test_a_training_that_ends_in_nan_is_the_vehicles_failure(model, shard, lr):
     with pytest.raises(VehicleError, match=r"training ended in NaN or Inf after 3 steps at lr 1e\+3"):
         trained(model, [shard], TrainSettings(batch_size=4), lr=lr)
+
+
+def test_a_last_step_into_infinity_is_found_though_every_loss_was_finite(model, shard):
+    trainer = LocalTrainer(model, [shard], TrainSettings(steps=1), [rng()], lr=3e38)
+    with pytest.raises(VehicleError, match="NaN or Inf after 1 steps"):
+        trainer.train(torch.from_numpy(start_of(model)), correction=lambda w, g: torch.full_like(g, 10.0))
+
+
+def test_a_gradient_within_the_clipping_norm_is_left_as_it_is(model, shard):
+    assert torch.equal(
+        trained(model, [shard], TrainSettings(clip_grad=1e6)), trained(model, [shard], TrainSettings())
+    )
 
 
 def test_a_start_with_nan_is_the_vehicles_failure(model, shard):

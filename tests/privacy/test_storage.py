@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from carpool.privacy.errors import RunError
-from carpool.privacy.storage import append_line, refusals, replacing, sync_folder, write_bytes, write_text
+from carpool.privacy.storage import (
+    append_line,
+    clear_temporaries,
+    refusals,
+    replacing,
+    sync_folder,
+    write_bytes,
+    write_text,
+)
 
 
 def refuse(code: int):
@@ -230,3 +238,21 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(tmp_path):
     ended = subprocess.run([sys.executable, "-c", script, str(path)], timeout=60)
     assert ended.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
+    assert len(names(tmp_path)) == 2
+    clear_temporaries(tmp_path)
+    assert names(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".file.ab12.tmp", "sub/.state.cd34.tmp", "file", ".lock", "mine.tmp", "sub/file"):
+        write_bytes(tmp_path / name, b"x")
+    clear_temporaries(tmp_path)
+    assert names(tmp_path) == [".lock", "file", "mine.tmp", "sub"]
+    assert names(tmp_path / "sub") == ["file"]
+
+
+def test_leftovers_that_cannot_be_removed_are_a_refusal(tmp_path, monkeypatch):
+    write_bytes(tmp_path / ".file.ab12.tmp", b"x")
+    monkeypatch.setattr(Path, "unlink", refuse(errno.EROFS))
+    with pytest.raises(RunError, match="cannot clean .*: read-only file system"):
+        clear_temporaries(tmp_path)

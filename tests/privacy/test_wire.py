@@ -476,6 +476,11 @@ def test_a_table_that_is_not_a_list_of_names_and_lengths_is_refused(table):
         decode_contribution(forged(vectors=table))
 
 
+def test_true_is_not_a_length_of_one():
+    with pytest.raises(VehicleError, match="rows"):
+        decode_contribution(forged(vectors=[["delta", True]], body=bytes(4)))
+
+
 @pytest.mark.parametrize("length", [0, -1, -3, 4])
 def test_a_wrong_length_of_a_vector_is_refused(length):
     with pytest.raises(VehicleError, match="its length"):
