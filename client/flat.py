@@ -20,7 +20,8 @@ Buffers = Literal["refuse", "average"]
 class FlatModel:
     """`module` over the flat `vector` float32 [d] with gradient `grad` float32 [trainable].
 
-    The vector holds the parameters first, [:trainable], and then the floating-point buffers, if any.
+    The vector holds the trained parameters first, [:trainable], then frozen ones (requires_grad = False),
+    then the floating-point buffers, if any: no gradient, momentum or weight decay touches these.
     Buffers (BatchNorm's running statistics) are refused by default, because they are statistics of the
     vehicle's pictures that bypass clipping; with buffers="average" they travel as part of the vector.
     Integer buffers (counters) never travel and stay as the module made them.
@@ -28,9 +29,10 @@ class FlatModel:
     """
 
     def __init__(self, module: nn.Module, *, buffers: Buffers = "refuse", device: str = "cpu") -> None:
-        parameters = list(module.named_parameters())
+        parameters = sorted(module.named_parameters(), key=lambda item: not item[1].requires_grad)
         floating = [(name, b) for name, b in module.named_buffers() if b.is_floating_point()]
-        if not parameters:
+        self.trainable = sum(p.numel() for _, p in parameters if p.requires_grad)
+        if not self.trainable:
             raise ConfigError(["the model has no parameters to train"])
         if floating and buffers == "refuse":
             raise ConfigError(
@@ -44,7 +46,6 @@ class FlatModel:
             if tensor.dtype != torch.float32:
                 raise ConfigError([f"model tensor {name!r} is {tensor.dtype}; only float32 is supported"])
         self.layout = Layout(tuple(n for n, _ in tensors), tuple(tuple(t.shape) for _, t in tensors))
-        self.trainable = sum(p.numel() for _, p in parameters)
         self.module = module.to(device)
         self.vector = torch.empty(self.layout.size, device=device)
         self.grad = torch.zeros(self.trainable, device=device)
@@ -56,7 +57,8 @@ class FlatModel:
                 part, shape = self.layout.slices[name], parameter.shape
                 self.vector[part] = parameter.detach().reshape(-1)
                 parameter.data = self.vector[part].view(shape)
-                parameter.grad = self.grad[part].view(shape)
+                if parameter.requires_grad:
+                    parameter.grad = self.grad[part].view(shape)
             for name, buffer in floating.items():
                 part = self.layout.slices[name]
                 self.vector[part] = buffer.reshape(-1)

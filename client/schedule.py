@@ -15,7 +15,7 @@ def learning_rate(
     final: float = 0.0,
     warmup: int = 0,
 ) -> float:
-    """Step size in round 1..rounds: linear warm-up over `warmup` rounds, then constant or a half cosine.
+    """Step size in round 1..rounds: linear up to `lr` in round `warmup`, then constant or a half cosine.
 
     lr > 0, the peak; final: 0..1, the share of `lr` that the cosine comes down to after the last round.
     Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts.
@@ -23,8 +23,10 @@ def learning_rate(
     >>> [round(learning_rate(1.0, r, 4, schedule="cosine"), 3) for r in (1, 3, 4)]
     [1.0, 0.5, 0.146]
     """
-    rate = lr * min(1.0, round_ / warmup) if warmup else lr
+    if round_ < warmup:
+        return lr * round_ / warmup
     if schedule == "constant":
-        return rate
-    done = (round_ - 1) / rounds
-    return rate * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
+        return lr
+    first = max(warmup, 1)
+    done = (round_ - first) / max(1, rounds + 1 - first)
+    return lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
 from carpool.experiments.plots import COLORS, PARTS
 from carpool.experiments.results import attendance
@@ -71,9 +71,8 @@ def figure(width: float, height: float) -> Figure:
 
 def box(axes: Axes, x: float, width: float, step: Step) -> None:
     """One step of a column; x is its middle."""
-    patch = FancyBboxPatch(
-        (x - width / 2, step.y - 0.3), width, 0.6, boxstyle="round,pad=0.02,rounding_size=0.08"
-    )
+    look = "round,pad=0.02,rounding_size=0.08"
+    patch = FancyBboxPatch((x - width / 2, step.y - 0.3), width, 0.6, boxstyle=look)
     patch.set(fc="white", ec=MUTED if step.later else INK, lw=1.1, ls="--" if step.later else "-")
     axes.add_patch(patch)
     color = MUTED if step.later else INK
@@ -83,11 +82,8 @@ def box(axes: Axes, x: float, width: float, step: Step) -> None:
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = INK) -> None:
     """A straight arrow."""
-    axes.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle="-|>", mutation_scale=13, lw=1.6, color=color, shrinkA=0, shrinkB=0
-        )
-    )
+    look = {"arrowstyle": "-|>", "mutation_scale": 13, "lw": 1.6, "color": color, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=look)
 
 
 def boundary(axes: Axes, x: float, width: float, title: str, color: str) -> None:
@@ -118,9 +114,8 @@ def leaving(axes: Axes) -> None:
     """The five stages at which a vehicle may leave, as numbers on its way, and what they mean."""
     for x, y, number, _ in LEAVES:
         axes.add_patch(Circle((x, y), 0.15, fc=RED, ec="white", lw=1, zorder=5))
-        axes.text(
-            x, y - 0.005, number, color="white", ha="center", va="center", fontsize=9, weight="bold", zorder=6
-        )
+        mark = axes.text(x, y, number, color="white", fontsize=9, weight="bold", zorder=6)
+        mark.set(ha="center", va="center")
     axes.text(0.2, 0.02, "A vehicle may leave:", fontsize=9, weight="bold", color=RED, va="center")
     x = 2.0
     for _, _, number, words in LEAVES:
@@ -155,8 +150,8 @@ def draw_round(folder: Path) -> None:
 def frames(axes: Axes) -> None:
     """The camera data: beside the training, with no way out of the vehicle."""
     axes.add_patch(Rectangle((11.42, 3.95), 0.68, 1.7, fc="#e3eef7", ec=BLUE, lw=1.1))
-    axes.text(11.76, 4.8, "camera frames\nand labels:\nthey stay here", rotation=90, ha="center", va="center",
-              fontsize=7.6, color=INK)  # fmt: skip
+    text = "camera frames\nand labels:\nthey stay here"
+    axes.text(11.76, 4.8, text, rotation=90, ha="center", va="center", fontsize=7.6, color=INK)
     arrow(axes, (11.42, 4.8), (11.26, 4.8), BLUE)
 
 
@@ -176,14 +171,8 @@ def draw_run(run: Path, target: Path) -> None:
             surround(made, 0.03 + place * 0.2425, sample)
         text = "What the eight cameras saw, and what the model said. It sees only the outlined ones."
         made.text(0.03, 0.46, text, fontsize=10.5, weight="bold", color=INK)
-        made.savefig(
-            target,
-            dpi=110,
-            facecolor="white",
-            bbox_inches="tight",
-            pad_inches=0.15,
-            metadata={"Software": None},
-        )
+        look: dict[str, Any] = {"facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.15}
+        made.savefig(target, dpi=110, metadata={"Software": None}, **look)
 
 
 def headline(result: dict[str, Any]) -> str:

@@ -95,9 +95,7 @@ def start(
             write_text(folder / CONFIG, to_toml(experiment))
             write_json(folder / ENVIRONMENT, environment())
             workshop = Workshop(experiment, run_identity(folder), watcher.data)
-            session = Session(folder, workshop, watcher.round)
-            if warm is not None:
-                session.start_from(warm)
+            session = Session(folder, workshop, watcher.round, warm)
         except BaseException:
             discard(folder, keep=existed)
             raise

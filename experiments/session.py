@@ -34,10 +34,17 @@ Observer = Callable[[Mapping[str, Any]], None]
 class Session:
     """A run in progress; implements the server's `Hooks`.
 
-    records: the rounds so far; observer: told of every committed round.
+    records: the rounds so far; observer: told of every committed round; warm: a run whose model to begin with
+    (in the first checkpoint, so that a kill forgets nothing). Raises RunError, UsageError.
     """
 
-    def __init__(self, folder: Path, workshop: Workshop, observer: Observer = lambda record: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workshop: Workshop,
+        observer: Observer = lambda record: None,
+        warm: Path | None = None,
+    ) -> None:
         self.folder, self.workshop, self.observer = folder, workshop, observer
         self._grid: Grid | None = None
         found = checkpoints.read(folder / CHECKPOINT)
@@ -45,7 +52,7 @@ class Session:
             raise RunError(f"{folder}: config.toml was changed after the run began; restore it or start anew")
         self.records = repair_records(folder, found)
         self.clock_start = found.clock if found else 0.0
-        self.training: Training = self._restored(found) if found else self._begun(workshop.initial)
+        self.training: Training = self._restored(found) if found else self._begun(warm)
 
     def _restored(self, found: Checkpoint) -> Training:
         try:
@@ -53,7 +60,8 @@ class Session:
         except (TypeError, ValueError) as error:
             raise RunError(f"{self.folder / CHECKPOINT} does not fit the strategy: {error}") from error
 
-    def _begun(self, model: Vector) -> Training:
+    def _begun(self, warm: Path | None) -> Training:
+        model = self._model_of(warm) if warm else self.workshop.initial
         training = begin(self.workshop.strategy, model, self.workshop.plan)
         vectors, scalars = dump(training.state)
         checkpoints.save(
@@ -62,14 +70,12 @@ class Session:
         )
         return training
 
-    def start_from(self, run: Path) -> None:
-        """Start warm from the model of another run; raises UsageError where the models differ."""
+    def _model_of(self, run: Path) -> Vector:
         _, tensors = read_model(run / MODEL)
         try:
-            vector = self.workshop.model.layout.flatten(tensors)
+            return self.workshop.model.layout.flatten(tensors)
         except ValueError as error:
             raise UsageError(f"the model of {run} does not fit this experiment's: {error}") from error
-        self.training = self._begun(vector)
 
     @property
     def model(self) -> Vector:
@@ -87,7 +93,11 @@ class Session:
     def evaluate(self, model: Vector) -> Mapping[str, Any]:
         """Loss, accuracy and figures by target on the experimenter's validation data."""
         metrics = self.workshop.evaluate(model)
-        return {"loss": finite(metrics.loss), "accuracy": metrics.accuracy, "targets": metrics.targets}
+        targets = {
+            name: {metric: finite(value) for metric, value in figures.items()}
+            for name, figures in metrics.targets.items()
+        }
+        return {"loss": finite(metrics.loss), "accuracy": metrics.accuracy, "targets": targets}
 
     def simulator(self, round_: int) -> Mapping[str, Any]:
         """Who left at which stage, on an engine that knows; ends what is still on its way."""

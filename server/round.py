@@ -18,7 +18,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from carpool.privacy.errors import VehicleError
+from carpool.privacy.errors import RoundError, VehicleError
+from carpool.privacy.vectors import check_vector
 from carpool.privacy.wire import (
     FAILURES,
     RECORD,
@@ -83,6 +84,7 @@ def run_round(
     if decision.counted:
         train_loss = fold_all(gathered)
         state = strategy.update(state, gathered.fold.reduce(), plan.facts)
+        refuse_unsound(strategy, state, plan)
     return state, RoundOutcome(
         decision=decision,
         replied=len(gathered.usable),
@@ -209,10 +211,23 @@ def check(contribution: ContributionMessage, node: int, plan: RoundPlan) -> None
             raise VehicleError(f"the contribution is for {name} {got}, this is {name} {wanted}")
 
 
-def fold_all(gathered: Gathered) -> float:
-    """Fold what is usable in the order of node ids; the weighted mean of the training losses."""
+def fold_all(gathered: Gathered) -> float | None:
+    """Fold what is usable in the order of node ids; the weighted mean of the training losses, if finite."""
     loss = 0.0
     for _, (contribution, weight) in sorted(gathered.usable.items()):
         gathered.fold.add(contribution.vectors, weight)
         loss += weight * contribution.loss
-    return loss / gathered.fold.weight
+    mean = loss / gathered.fold.weight
+    return mean if math.isfinite(mean) else None
+
+
+def refuse_unsound(strategy: Strategy[Any], state: Any, plan: RoundPlan) -> None:
+    """Raise RoundError where the strategy's step made a model that nobody may be sent."""
+    model = strategy.model(state)
+    try:
+        check_vector(model, model.size, "the new model")
+    except VehicleError as error:
+        raise RoundError(
+            f"round {plan.facts.round}: {error} after the step of {strategy.name}, so it is not used; "
+            "lower strategy.options.server_lr or train.lr"
+        ) from error

@@ -116,7 +116,7 @@ class Strategy(Generic[State]):
     init(vector, facts) -> state                     first state from the first model
     task(state, facts) -> Task                       what every asked vehicle is sent
     local(task, trainer, facts) -> {channel: [K, d]} the vehicle's half
-    weight(header, facts) -> float >= 0              from public facts only
+    weight(header, facts) -> float > 0               from public facts only; 0 is refused
     update(state, reduced, facts) -> state           the paper's server step
     model(state) -> vector                           what is evaluated and deployed
     ready(policy, progress) -> Decision              when a round closes, and whether it counts

@@ -77,4 +77,5 @@ class Fold:
         if not (math.isfinite(by) and by > 0):
             raise ValueError(f"the denominator must be finite and above 0, not {by}")
         sets = {name: np.stack(kept) for name, kept in self._sets.items()}
-        return Reduced(dict(self._sums), sets, by, self.count)
+        sums = {name: total.copy() for name, total in self._sums.items()}
+        return Reduced(sums, sets, by, self.count)

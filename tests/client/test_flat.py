@@ -195,3 +195,16 @@ def test_a_model_without_parameters_is_refused():
 def test_numbers_other_than_float32_are_refused_by_name(dtype):
     with pytest.raises(ConfigError, match=f"'weight' is {dtype}; only float32".replace(".", r"\.")):
         FlatModel(nn.Linear(2, 2).to(dtype))
+
+
+def test_frozen_parameters_lie_behind_the_trained_ones_and_never_move(make_schema):
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    for parameter in module[0].parameters():
+        parameter.requires_grad = False
+    before = module[0].weight.detach().clone()
+    model = FlatModel(module)
+    assert model.trainable == 4
+    assert model.layout.names[:2] == ("1.weight", "1.bias")
+    torch.autograd.backward(model.module(torch.ones(1, 2)).sum())
+    model.vector[: model.trainable].sub_(model.grad)
+    torch.testing.assert_close(module[0].weight.detach(), before)

@@ -33,10 +33,11 @@ def test_warm_up_is_linear_and_reaches_the_peak_in_its_last_round():
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
-def test_warm_up_scales_the_cosine():
-    plain = [learning_rate(1.0, r, 10, schedule="cosine") for r in range(1, 11)]
-    warm = [learning_rate(1.0, r, 10, schedule="cosine", warmup=2) for r in range(1, 11)]
-    assert warm == pytest.approx([plain[0] / 2, *plain[1:]])
+def test_the_cosine_begins_at_the_peak_where_the_warm_up_ends():
+    warm = [learning_rate(1.0, r, 10, schedule="cosine", warmup=3) for r in range(1, 11)]
+    falling = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    assert warm == pytest.approx([1 / 3, 2 / 3, *falling])
+    assert warm[2] == 1.0
 
 
 @settings(deadline=None, max_examples=50)

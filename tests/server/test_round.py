@@ -9,6 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.metadata import Metadata
 
+from carpool.privacy.errors import RoundError
 from carpool.privacy.wire import RECORD, ContributionMessage, decode_task, encode
 from carpool.server.round import RoundPlan, run_round, wire_of
 from carpool.strategies.catalogue import build
@@ -252,3 +253,21 @@ def test_a_late_reply_is_not_counted() -> None:
     assert outcome.replied == 4
     assert outcome.elapsed == 10.0, "the adaptive deadline is held up to min_s"
     np.testing.assert_allclose(after.params, 2.5)
+
+
+def test_a_step_that_gives_a_model_with_inf_is_never_used() -> None:
+    huge = {"vectors": {"delta": np.full(D, 1e18, np.float32)}}
+    strategy = build("fedavg", {"server_lr": 1e30})
+    clock = Clock()
+    grid = FakeGrid(clock, {1: good(**huge), 2: good(**huge)})
+    policy = Policy(cohort=2, quorum=1.0, mads=5.0, min_s=10.0, max_s=100.0)
+    plan = RoundPlan(RUN, Facts(4, 3, 9, 2), np.array([1, 2], np.int64), policy)
+    state = strategy.init(np.zeros(D, np.float32), plan.facts)
+    with np.errstate(over="ignore"), pytest.raises(RoundError, match=r"round 4: the new model .*server_lr"):
+        run_round(strategy, state, plan, grid, clock)  # type: ignore[arg-type]
+
+
+def test_a_boasting_loss_does_not_reach_the_records() -> None:
+    _, _, outcome = play({1: good(loss=1e308, examples=1000), 2: good()}, [1, 2])
+    assert outcome.train_loss is None
+    assert outcome.decision.counted
