@@ -13,6 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from carpool.experiments.cli_common import JsonOption, SetOption, emit, err, say, table
 from carpool.privacy.errors import Interrupted, UsageError
 
+ROWS = 10
+"""Rounds, at least, in the table at the end of a long run."""
+
 
 class Screen:
     """Progress for people on standard error: bars on a terminal, a line now and then elsewhere."""
@@ -31,6 +34,7 @@ class Screen:
         self._data: Any = None
         self._rounds: Any = None
         self._total, self._said, self._began = 0, 0.0, time.monotonic()
+        self._latest = ""
         self.folder: Path | None = None
 
     def __enter__(self) -> Screen:
@@ -59,7 +63,9 @@ class Screen:
 
     def round(self, record: Mapping[str, Any]) -> None:
         """A round was committed."""
-        note = headline(record)
+        if record["accuracy"] is not None:
+            self._latest = f", accuracy {record['accuracy']:.1%} after round {record['round']}"
+        note = headline(record, self._latest)
         self._bar.update(self._rounds, completed=record["round"], note=note)
         now = time.monotonic()
         if now - self._said > 10 or record["round"] == self._total:
@@ -71,15 +77,13 @@ class Screen:
         self._line("writing the report ...")
 
 
-def headline(record: Mapping[str, Any]) -> str:
-    """One round in a few words."""
-    parts = []
-    if record["accuracy"] is not None:
-        parts.append(f"accuracy {record['accuracy']:.1%}")
-    elif record["loss"] is not None:
-        parts.append(f"loss {record['loss']:.4g}")
-    parts.append(f"{record['replied']} of {record['asked']} replied")
-    return ", ".join(parts) + (", void" if record["void"] else "")
+def headline(record: Mapping[str, Any], latest: str = "") -> str:
+    """One round in a few words; `latest`: the accuracy last measured, if any."""
+    if not latest and record["accuracy"] is not None:
+        latest = f", accuracy {record['accuracy']:.1%}"
+    loss = "" if record["loss"] is None or latest else f", loss {record['loss']:.4g}"
+    void = ", void" if record["void"] else ""
+    return f"{record['replied']} of {record['asked']} replied{void}{latest}{loss}"
 
 
 def register(app: typer.Typer) -> None:
@@ -150,7 +154,8 @@ def conclude(folder: Path, result: Mapping[str, Any]) -> None:
     rounds, final, totals = result["rounds"], result["final"], result["totals"]
     asked, dropped = sum(r["asked"] for r in rounds), sum(r["dropped"] for r in rounds)
     voids = sum(r["void"] for r in rounds)
-    shown = sorted({*range(0, len(rounds), max(1, len(rounds) // 8)), len(rounds) - 1})
+    measured = [i for i, r in enumerate(rounds) if r["loss"] is not None] or list(range(len(rounds)))
+    shown = sorted({*measured[:: max(1, len(measured) // ROWS)], measured[-1]})
     table(
         ("round", "asked", "replied", "dropped", "loss", "accuracy", "fleet time"),
         [
@@ -170,6 +175,7 @@ def conclude(folder: Path, result: Mapping[str, Any]) -> None:
     accuracy = "" if final["accuracy"] is None else f", accuracy {final['accuracy']:.1%}"
     loss = "not evaluated" if final["loss"] is None else f"loss {final['loss']:.4f}"
     say(f"{result['strategy']}, {len(rounds)} rounds ({voids} void): {loss}{accuracy}")
-    say(f"{dropped} of {asked} replies lost to vehicles that left; {totals['bytes_up'] / 1e6:.1f} MB up")
+    say(f"{dropped} of the {asked} asked did not count: they left, failed or came too late")
+    say(f"{totals['bytes_up'] / 1e6:.1f} MB of updates sent, {totals['bytes_down'] / 1e6:.1f} MB of models")
     say('privacy: none in this version, the server saw every update (privacy.channel = "plain")')
     say(f"report:  {folder / 'report.html'}")

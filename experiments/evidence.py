@@ -75,9 +75,9 @@ def pick(shard: Shard, correct: np.ndarray[Any, np.dtype[np.float32]] | None) ->
         everything = shown if len(shown) else everything
     if correct is None:
         return spread(everything, FRAMES)
-    wrong = spread(everything[correct[everything] < 1], FRAMES // 3)
-    right = spread(everything[correct[everything] >= 1], FRAMES - len(wrong))
-    return np.sort(np.concatenate([right, wrong]))
+    right, wrong = everything[correct[everything] >= 1], everything[correct[everything] < 1]
+    few = min(len(wrong), max(FRAMES // 3, FRAMES - len(right)))
+    return np.sort(np.concatenate([spread(right, FRAMES - few), spread(wrong, few)]))
 
 
 def spread(rows: Rows, count: int) -> Rows:
