@@ -44,9 +44,12 @@ lint: setup
 	PYTHONPATH=.links $(BIN)/lint-imports
 .PHONY: lint
 
-check: lint
+doctest: setup
+	$(BIN)/python -m pytest --doctest-modules $(PACKAGES)
+.PHONY: doctest
+
+check: lint doctest
 	$(BIN)/python -m pytest -n 2 -m "not slow and not nightly"
-	$(BIN)/python -m pytest --doctest-modules --pyargs carpool.client carpool.server carpool.strategies carpool.privacy carpool.experiments
 
 format: setup
 	$(BIN)/ruff format .
