@@ -20,14 +20,18 @@ Write = Callable[..., Path]
 CARPOOL = [sys.executable, "-c", "from carpool.experiments.cli import main; main()"]
 
 
-def carpool(*args: str | Path, **more: object) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+def hear_interruptions() -> None:
+    """A shell that runs its jobs in the background lets them ignore Ctrl-C; these are to hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def carpool(*args: str | Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*CARPOOL, *map(str, args)],
-        env=env,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **more,  # type: ignore[call-overload]
+        preexec_fn=hear_interruptions,
     )
 
 
