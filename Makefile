@@ -57,6 +57,8 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/rendering.py
+	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/fleet.py
 
 docs: setup
 	$(BIN)/python docs/draw.py

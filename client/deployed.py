@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from carpool.client.camera.samples import Schema, Target
+from carpool.client.losses import scaled
 
 INPUT = "frames"
 
@@ -14,17 +15,19 @@ class Deployed(nn.Module):
     """Uint8 RGB [b, views, h, w, 3] -> one tensor a target, in the schema's order.
 
     "class": probabilities float32 [b, classes]; "flags": a probability each, [b, width];
-    "value": [b] in the target's unit. The scaling of pixels is that of `losses.to_float`.
+    "value": [b] in the target's unit. Pixels go through `losses.scaled` with the schema's pipeline; cropping
+    and resizing come before.
     """
 
     def __init__(self, module: nn.Module, schema: Schema) -> None:
         super().__init__()
         self.module = module
         self.targets = schema.targets
+        self.pipeline = schema.pipeline
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """Frames uint8 [b, views, h, w, 3] -> outputs."""
-        floats = (frames.permute(0, 1, 4, 2, 3).to(torch.float32) - 127.5) * (1 / 63.75)
+        floats = scaled(frames.permute(0, 1, 4, 2, 3).to(torch.float32), self.pipeline)
         outputs = self.module(floats)
         return tuple(finished(target, outputs[target.name]) for target in self.targets)
 

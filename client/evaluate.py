@@ -11,7 +11,7 @@ from torch import Tensor
 
 from carpool.client.camera.samples import Shard, Target
 from carpool.client.flat import FlatModel
-from carpool.client.losses import hits, target_loss, to_float, to_tensors
+from carpool.client.losses import hits, target_loss, to_tensors
 
 BATCH = 256
 
@@ -40,7 +40,7 @@ def evaluate(model: FlatModel, shard: Shard) -> Metrics:
         for start in range(0, n, BATCH):
             index = np.arange(start, min(start + BATCH, n))
             frames, columns = shard.batch(index)
-            outputs = model.module(to_float(frames, model.device))
+            outputs = model.module(model.floats(frames))
             truth = to_tensors(columns, schema, model.device)
             for target in schema.targets:
                 output, wanted = outputs[target.name], truth[target.name]

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from carpool.client.camera.pipeline import DEFAULT, Pipeline
+from carpool.client.camera.samples import Frames
+from carpool.client.losses import to_float
 from carpool.privacy.errors import ConfigError
 from carpool.privacy.vectors import Layout, Vector
 
@@ -25,10 +28,18 @@ class FlatModel:
     Buffers (BatchNorm's running statistics) are refused by default, because they are statistics of the
     vehicle's pictures that bypass clipping; with buffers="average" they travel as part of the vector.
     Integer buffers (counters) never travel and stay as the module made them.
+    `pipeline` is what `floats` does with pictures; give that of the schema the module was built for.
     Raises ConfigError for refused buffers, non-float32 parameters, or a model without parameters.
     """
 
-    def __init__(self, module: nn.Module, *, buffers: Buffers = "refuse", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        buffers: Buffers = "refuse",
+        device: str = "cpu",
+        pipeline: Pipeline = DEFAULT,
+    ) -> None:
         parameters = sorted(module.named_parameters(), key=lambda item: not item[1].requires_grad)
         floating = [(name, b) for name, b in module.named_buffers() if b.is_floating_point()]
         self.trainable = sum(p.numel() for _, p in parameters if p.requires_grad)
@@ -47,6 +58,7 @@ class FlatModel:
                 raise ConfigError([f"model tensor {name!r} is {tensor.dtype}; only float32 is supported"])
         self.layout = Layout(tuple(n for n, _ in tensors), tuple(tuple(t.shape) for _, t in tensors))
         self.module = module.to(device)
+        self.pipeline = pipeline
         self.vector = torch.empty(self.layout.size, device=device)
         self.grad = torch.zeros(self.trainable, device=device)
         self._adopt(dict(parameters), dict(floating))
@@ -69,6 +81,10 @@ class FlatModel:
     def device(self) -> torch.device:
         """Where the vector lives."""
         return self.vector.device
+
+    def floats(self, frames: Frames) -> Tensor:
+        """What the module takes: uint8 RGB [b, views, h, w, 3] -> float32 [b, views, 3, h, w]."""
+        return to_float(frames, self.device, self.pipeline)
 
     def load(self, values: Vector | Tensor) -> None:
         """Copy float32 [d] into the model; raises ValueError for another shape (one number would spread)."""

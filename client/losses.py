@@ -11,13 +11,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from carpool.client.camera.pipeline import COLOURS, DEFAULT, Pipeline
 from carpool.client.camera.samples import Frames, Schema, Target
 
 
-def to_float(frames: Frames, device: torch.device | str = "cpu") -> Tensor:
-    """Uint8 [b, views, h, w, 3] -> float32 [b, views, 3, h, w] in about -2..2."""
+def to_float(frames: Frames, device: torch.device | str = "cpu", pipeline: Pipeline = DEFAULT) -> Tensor:
+    """Uint8 RGB [b, views, h, w, 3] -> float32 [b, views, 3, h, w], in about -2..2 by default.
+
+    Whoever has a model calls `FlatModel.floats`, which knows the pipeline that the model was trained with.
+    """
     tensor = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
-    return tensor.permute(0, 1, 4, 2, 3).to(torch.float32).sub_(127.5).mul_(1 / 63.75)
+    return scaled(tensor.permute(0, 1, 4, 2, 3).to(torch.float32), pipeline)
+
+
+def scaled(pictures: Tensor, pipeline: Pipeline) -> Tensor:
+    """Float32 RGB of 0..255 [..., 3, h, w], overwritten, -> colour and normalisation of the pipeline.
+
+    The one place where pixels become a model's numbers: training, evaluation, prediction and ONNX use it.
+    """
+    if pipeline.colour in COLOURS:
+        matrix, offset = (pictures.new_tensor(part) for part in COLOURS[pipeline.colour])
+        pictures = torch.einsum("cd,...dhw->...chw", matrix, pictures) + 255 * offset[:, None, None]
+    if pipeline.normalise == "picture":
+        mean = pictures.mean(dim=(-3, -2, -1), keepdim=True)
+        pictures = pictures - mean
+        deviation = pictures.square().mean(dim=(-3, -2, -1), keepdim=True).add(1.0).sqrt()
+        return pictures / deviation  # 1 under the root: an all-black picture stays 0
+    shifts, factors = [255 * one for one in pipeline.mean], [1 / (255 * one) for one in pipeline.std]
+    if len(set(shifts)) == len(set(factors)) == 1:
+        return pictures.sub_(shifts[0]).mul_(factors[0])
+    shift, factor = pictures.new_tensor(shifts), pictures.new_tensor(factors)
+    return pictures.sub_(shift[:, None, None]).mul_(factor[:, None, None])
 
 
 def to_tensors(

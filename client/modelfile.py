@@ -16,14 +16,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from carpool.client.camera.pipeline import DEFAULT, Pipeline
 from carpool.client.camera.samples import Schema, Target
 from carpool.client.flat import Buffers, FlatModel
 from carpool.client.models import build
-from carpool.privacy.errors import RunError
+from carpool.privacy.errors import DataError, RunError
 from carpool.privacy.storage import refusals, replacing
 from carpool.privacy.vectors import Layout, Vector
 
 FORMAT = 1
+PIPELINE_FORMAT = 2
+"""A file whose schema has a `pipeline` other than the default, which readers of format 1 would overlook."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Recipe:
 def write_model(path: Path, vector: Vector, layout: Layout, recipe: Recipe) -> None:
     """Write the named tensors of `vector` float32 [d] to `path`, whole or not at all; raises RunError."""
     facts = {"format": FORMAT, **dataclasses.asdict(recipe)}
+    if recipe.schema.pipeline == DEFAULT:
+        del facts["schema"]["pipeline"]
+    else:
+        facts["format"] = PIPELINE_FORMAT
     tensors = {name: tensor.copy() for name, tensor in layout.views(vector).items()}
     with replacing(path) as temporary, refusals(path):
         try:
@@ -55,20 +62,26 @@ def read_model(path: Path) -> tuple[Recipe, dict[str, Vector]]:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {})["carpool"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if facts["format"] != FORMAT:
-            raise RunError(f"{path} has format {facts['format']}; this version reads format {FORMAT}")
+        if facts["format"] not in (FORMAT, PIPELINE_FORMAT):
+            raise RunError(
+                f"{path} has format {facts['format']}; this version reads {FORMAT} and {PIPELINE_FORMAT}"
+            )
         schema = facts["schema"]
         targets = tuple(Target(**{**t, "classes": tuple(t["classes"])}) for t in schema["targets"])
-        pictures = Schema(tuple(schema["views"]), schema["height"], schema["width"], targets)
+        steps: dict[str, Any] = schema.get("pipeline", {})
+        listed = {key: tuple(value) for key, value in steps.items() if isinstance(value, list)}
+        pipeline = Pipeline(**{**steps, **listed})
+        pictures = Schema(tuple(schema["views"]), schema["height"], schema["width"], targets, pipeline)
         return Recipe(facts["name"], facts["options"], facts["buffers"], pictures), tensors
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError, DataError) as error:
         raise RunError(f"{path} is not a model that carpool wrote, or it is damaged: {error}") from error
 
 
 def open_model(path: Path) -> tuple[Recipe, FlatModel]:
     """The model of a file, ready to be run; raises RunError, ConfigError (a user's factory is gone)."""
     recipe, tensors = read_model(path)
-    model = FlatModel(build(recipe.name, recipe.schema, recipe.options, 0), buffers=recipe.buffers)
+    module = build(recipe.name, recipe.schema, recipe.options, 0)
+    model = FlatModel(module, buffers=recipe.buffers, pipeline=recipe.schema.pipeline)
     try:
         model.load(model.layout.flatten(tensors))
     except ValueError as error:

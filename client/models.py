@@ -1,9 +1,10 @@
 """The built-in models: frames [b, views, 3, h, w] float32 -> {target: outputs [b, outputs]}.
 
     logistic       one linear layer on the pixels
-    mlp            two hidden layers on the pixels
+    mlp            hidden layers (two by default) on the pixels
     cnn-small      conv / pool / GroupNorm stages, views stacked as channels (about 180k parameters at 32x32)
     cnn-multiview  one shared convolutional trunk over the views, one head a target
+    resnet-small   residual blocks in three stages, views stacked as channels; see resnet.py
 
 None has buffers: GroupNorm needs no running statistics, so nothing but parameters ever travels.
 """
@@ -11,7 +12,6 @@ None has buffers: GroupNorm needs no running statistics, so nothing but paramete
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -20,33 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from carpool.client.camera.samples import Schema, Target
+from carpool.client.camera.samples import Schema
+from carpool.client.layers import Heads, Options, Outputs, stages_for, standardise, whole
+from carpool.client.reorder import pool_first
+from carpool.client.resnet import resnet_small
 from carpool.privacy.errors import ConfigError
-
-Options = Mapping[str, object]
-Outputs = dict[str, Tensor]
-
-
-class Heads(nn.Module):
-    """One linear layer a target, computed as one: features [b, f] -> {name: [b, outputs]}."""
-
-    def __init__(self, features: int, targets: tuple[Target, ...]) -> None:
-        super().__init__()
-        self.names = [target.name for target in targets]
-        self.sizes = [target.outputs for target in targets]
-        self.linear = nn.Linear(features, sum(self.sizes))
-
-    def forward(self, features: Tensor) -> Outputs:
-        """Features [b, f] -> one [b, outputs] a target."""
-        parts = torch.split(self.linear(features), self.sizes, dim=1)
-        return dict(zip(self.names, parts, strict=True))
-
-
-def standardise(frames: Tensor) -> Tensor:
-    """Each picture to zero mean and unit deviation (over colour and pixels): night and day look alike."""
-    mean = frames.mean(dim=(-3, -2, -1), keepdim=True)
-    deviation = (frames - mean).square().mean(dim=(-3, -2, -1), keepdim=True).add(1e-4).sqrt()
-    return (frames - mean) / deviation
 
 
 class Pixels(nn.Module):
@@ -75,11 +53,6 @@ def conv_stage(channels_in: int, channels_out: int) -> nn.Sequential:
         nn.GroupNorm(8, channels_out),
         nn.ReLU(),
     )
-
-
-def stages_for(height: int, width: int) -> int:
-    """How many halvings bring the shorter side down to at most 4 pixels."""
-    return max(1, math.ceil(math.log2(max(min(height, width), 2) / 4.99)))
 
 
 class SmallCNN(nn.Module):
@@ -138,23 +111,13 @@ class MultiViewCNN(nn.Module):
         return outputs
 
 
-def _whole(options: Options, name: str, default: int, low: int, high: int, step: int = 1) -> int:
-    value = options.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high or value % step:
-        multiple = f" divisible by {step}" if step > 1 else ""
-        raise ConfigError(
-            [f"model.options.{name} is {value!r}; it must be a whole number {low}..{high}{multiple}"]
-        )
-    return value
-
-
 def _logistic(schema: Schema, options: Options) -> nn.Module:
     return Pixels(schema, ())
 
 
 def _mlp(schema: Schema, options: Options) -> nn.Module:
-    hidden = _whole(options, "hidden", 64, 1, 1 << 14)
-    return Pixels(schema, (hidden, hidden))
+    hidden = whole(options, "hidden", 64, 1, 1 << 14)
+    return Pixels(schema, (hidden,) * whole(options, "layers", 2, 1, 8))
 
 
 def _small(schema: Schema, options: Options) -> nn.Module:
@@ -162,8 +125,8 @@ def _small(schema: Schema, options: Options) -> nn.Module:
         raise ConfigError(
             [f"model cnn-small needs pictures of at least 8x8, not {schema.width}x{schema.height}"]
         )
-    channels = _whole(options, "channels", 32, 8, 1024, step=8)
-    return SmallCNN(schema, channels, _whole(options, "hidden", 112, 1, 1 << 14))
+    channels = whole(options, "channels", 32, 8, 1024, step=8)
+    return SmallCNN(schema, channels, whole(options, "hidden", 112, 1, 1 << 14))
 
 
 def _multiview(schema: Schema, options: Options) -> nn.Module:
@@ -171,15 +134,16 @@ def _multiview(schema: Schema, options: Options) -> nn.Module:
         raise ConfigError(
             [f"model cnn-multiview needs pictures of at least 16x16, not {schema.width}x{schema.height}"]
         )
-    channels = _whole(options, "channels", 16, 8, 1024, step=8)
-    return MultiViewCNN(schema, channels, _whole(options, "embedding", 64, 1, 1 << 14))
+    channels = whole(options, "channels", 16, 8, 1024, step=8)
+    return MultiViewCNN(schema, channels, whole(options, "embedding", 64, 1, 1 << 14))
 
 
 BUILT_IN: Mapping[str, tuple[Callable[[Schema, Options], nn.Module], frozenset[str]]] = {
     "logistic": (_logistic, frozenset()),
-    "mlp": (_mlp, frozenset({"hidden"})),
+    "mlp": (_mlp, frozenset({"hidden", "layers"})),
     "cnn-small": (_small, frozenset({"channels", "hidden"})),
     "cnn-multiview": (_multiview, frozenset({"channels", "embedding"})),
+    "resnet-small": (resnet_small, frozenset({"channels", "blocks", "hidden"})),
 }
 
 
@@ -223,4 +187,5 @@ def from_file(reference: str, schema: Schema, options: Options) -> nn.Module:
         raise ConfigError(
             [f"model.name {reference!r} gave a {type(model).__name__}; it must return a torch.nn.Module"]
         )
+    pool_first(model, torch.randn(2, len(schema.views), 3, schema.height, schema.width))
     return model

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from carpool.client.camera.samples import Frames, Target
 from carpool.client.flat import FlatModel
-from carpool.client.losses import to_float
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def predict(
     """One {target: prediction} a sample of uint8 [n, views, h, w, 3]."""
     model.module.eval()
     with torch.inference_mode():
-        outputs = {k: v.cpu().numpy() for k, v in model.module(to_float(frames, model.device)).items()}
+        outputs = {k: v.cpu().numpy() for k, v in model.module(model.floats(frames)).items()}
     return [
         {target.name: _read(target, outputs[target.name][row], views) for target in targets}
         for row in range(len(frames))

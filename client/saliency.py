@@ -15,7 +15,6 @@ from torch import Tensor
 
 from carpool.client.camera.samples import Frames, Target
 from carpool.client.flat import FlatModel
-from carpool.client.losses import to_float
 
 BATCH = 128
 Patch = tuple[int, slice, slice]
@@ -36,14 +35,14 @@ def occlusion(model: FlatModel, frame: Frames, target: Target) -> NDArray[np.flo
     mean = frame.mean((1, 2)).round().astype(np.uint8)
     model.module.eval()
     with torch.inference_mode():
-        answer = model.module(to_float(frame[None], model.device))[target.name]
+        answer = model.module(model.floats(frame[None]))[target.name]
         whole = evidence(target, answer, answer)
         for start in range(0, len(patches), BATCH):
             part = patches[start : start + BATCH]
             covered = np.repeat(frame[None], len(part), axis=0)
             for row, (view, rows, columns) in enumerate(part):
                 covered[row, view, rows, columns] = mean[view]
-            outputs = model.module(to_float(covered, model.device))[target.name]
+            outputs = model.module(model.floats(covered))[target.name]
             falls = (whole - evidence(target, outputs, answer)).cpu().numpy()
             for (view, rows, columns), fall in zip(part, falls, strict=True):
                 total[view, rows, columns] += abs(fall) if target.kind == "value" else fall

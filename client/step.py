@@ -16,6 +16,7 @@ from carpool.client.camera.samples import Shard
 from carpool.client.flat import FlatModel
 from carpool.client.trainer import LocalTrainer, TrainSettings
 from carpool.privacy.errors import VehicleError
+from carpool.privacy.spans import span
 from carpool.privacy.wire import ContributionMessage, TaskMessage
 from carpool.strategies.contract import Facts, LocalTask, Strategy
 
@@ -45,11 +46,33 @@ def contribute(
     seed: int,
     stop: Callable[[], bool] | None = None,
 ) -> list[ContributionMessage]:
-    """Train K vehicles from one task; one contribution each, in their order.
+    """`contribute_all` for vehicles that must all succeed; raises the first one's VehicleError."""
+    found = contribute_all(
+        task, vehicles, model=model, strategy=strategy, settings=settings, lr=lr, seed=seed, stop=stop
+    )
+    for one in found:
+        if isinstance(one, VehicleError):
+            raise one
+    return [one for one in found if isinstance(one, ContributionMessage)]
+
+
+def contribute_all(
+    task: TaskMessage,
+    vehicles: Sequence[Vehicle],
+    *,
+    model: FlatModel,
+    strategy: Strategy[Any],
+    settings: TrainSettings,
+    lr: float,
+    seed: int,
+    stop: Callable[[], bool] | None = None,
+    trainer_type: type[LocalTrainer] = LocalTrainer,
+) -> list[ContributionMessage | VehicleError]:
+    """Train K vehicles from one task; one contribution each, or why there is none, in their order.
 
     lr: the round's step size; seed: of the experiment; stop: asked before every batch, true ends the
-    work with nothing sent. Raises VehicleError for a task that does not fit the model, for a vehicle
-    without samples, and where training ends in NaN or Inf.
+    work with nothing sent; trainer_type: one vehicle after another, or stacked. Raises VehicleError for a
+    task that does not fit the model and for a vehicle without samples.
     """
     for name, vector in task.vectors.items():
         if vector.shape != (model.layout.size,):
@@ -57,20 +80,23 @@ def contribute(
     facts = Facts(task.round, task.version, task.population, task.cohort)
     rngs = [generator(seed, task.round, vehicle.index) for vehicle in vehicles]
     shards = [vehicle.shard for vehicle in vehicles]
-    trainer = LocalTrainer(model, shards, settings, rngs, lr=lr, stop=stop)
+    trainer = trainer_type(model, shards, settings, rngs, lr=lr, stop=stop, strict=False)
     tensors = {n: torch.from_numpy(v.copy()).to(model.device) for n, v in task.vectors.items()}
-    stacks = strategy.local(LocalTask(tensors, task.scalars), trainer, facts)
+    with span("strategy"):
+        stacks = strategy.local(LocalTask(tensors, task.scalars), trainer, facts)
+    arrays, steps = {name: stack.cpu().numpy() for name, stack in stacks.items()}, trainer.steps.tolist()
     return [
-        ContributionMessage(
+        trainer.failed.get(k)
+        or ContributionMessage(
             run=task.run,
             round=task.round,
             version=task.version,
             vehicle=vehicle.node,
             upload=f"{task.run[:16]}-{task.round}-{vehicle.node}",
             examples=trainer.examples[k],
-            steps=int(trainer.steps[k]),
+            steps=steps[k],
             loss=trainer.losses[k],
-            vectors={name: stack[k].cpu().numpy() for name, stack in stacks.items()},
+            vectors={name: array[k] for name, array in arrays.items()},
         )
         for k, vehicle in enumerate(vehicles)
     ]

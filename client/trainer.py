@@ -14,8 +14,10 @@ from torch import Tensor
 from carpool.client.augment import augment
 from carpool.client.camera.samples import Rows, Shard
 from carpool.client.flat import FlatModel
-from carpool.client.losses import batch_loss, to_float, to_tensors
+from carpool.client.halves import twin_of
+from carpool.client.losses import batch_loss, to_tensors
 from carpool.privacy.errors import VehicleError
+from carpool.privacy.spans import span, timed
 from carpool.strategies.contract import Correction
 
 
@@ -25,7 +27,8 @@ class TrainSettings:
 
     epochs: passes over the vehicle's samples; steps: exactly so many batches instead (0 = by epochs);
     lr: step size in weight units; momentum, weight_decay: of SGD; clip_grad: L2 norm to which a batch
-    gradient is scaled down (0 = off; for stability, not for privacy); augment: see augment.py.
+    gradient is scaled down (0 = off; for stability, not for privacy); augment: see augment.py;
+    precision: of the forward and backward pass, see halves.py.
     """
 
     epochs: int = 1
@@ -36,6 +39,7 @@ class TrainSettings:
     weight_decay: float = 0.0
     clip_grad: float = 0.0
     augment: Literal["none", "light", "sign"] = "none"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def batches(n: int, settings: TrainSettings, rng: np.random.Generator) -> Iterator[Rows]:
@@ -51,6 +55,15 @@ def batches(n: int, settings: TrainSettings, rng: np.random.Generator) -> Iterat
         yield order[start : start + size]
 
 
+def batch_sizes(n: int, settings: TrainSettings) -> list[int]:
+    """The length of every batch that `batches` will give for n >= 1 samples."""
+    size = min(settings.batch_size, n)
+    per_epoch = math.ceil(n / size)
+    steps = settings.steps or settings.epochs * per_epoch
+    last = n - (per_epoch - 1) * size
+    return [last if step % per_epoch == per_epoch - 1 else size for step in range(steps)]
+
+
 def dropout_seed(rng: np.random.Generator) -> int:
     """Seed of what a user's model draws from torch (dropout), fixed by the vehicle's generator unmoved."""
     return int(rng.bit_generator.seed_seq.generate_state(1)[0])
@@ -60,6 +73,7 @@ class LocalTrainer:
     """Trains K vehicles from one start; fulfils `carpool.strategies.contract.Trainer`.
 
     shards: what each vehicle holds; rngs: one generator a vehicle (batch order, augmentation).
+    strict: raise where a vehicle's training ends in NaN or Inf; otherwise note it in `failed` and go on.
     After `train`: `steps` int64 [K], `losses` (mean training loss of each vehicle), `examples` [K].
     """
 
@@ -72,6 +86,7 @@ class LocalTrainer:
         *,
         lr: float | None = None,
         stop: Callable[[], bool] | None = None,
+        strict: bool = True,
     ) -> None:
         if len(shards) != len(rngs) or not shards:
             raise ValueError(f"{len(shards)} vehicles need as many generators, not {len(rngs)}")
@@ -79,9 +94,10 @@ class LocalTrainer:
             raise VehicleError(f"vehicle {empty[0]} of the stack has no samples to train on")
         self._model, self._shards, self._settings, self._rngs = model, shards, settings, rngs
         self._lr = settings.lr if lr is None else lr
-        self._stop = stop
+        self._stop, self._strict = stop, strict
         self.examples = [len(shard) for shard in shards]
         self.losses = [math.nan] * len(shards)
+        self.failed: dict[int, VehicleError] = {}
         self._steps = torch.zeros(len(shards), dtype=torch.int64)
 
     @property
@@ -89,6 +105,7 @@ class LocalTrainer:
         """Local steps taken by each vehicle, int64 [K]."""
         return self._steps
 
+    @timed("training")
     def train(self, start: Tensor, *, correction: Correction | None = None) -> Tensor:
         """Weights after local training from `start` ([d] or [K, d]): float32 [K, d], on the model's device.
 
@@ -110,13 +127,13 @@ class LocalTrainer:
         model.module.train()
         losses: list[Tensor] = []
         for index in batches(len(shard), settings, rng):
-            if self._stop is not None and self._stop():
-                raise VehicleError("the vehicle left in the middle of training")
+            self._check_stop()
             losses.append(self._gradient(shard, index, rng))
             with torch.no_grad():
                 gradient = model.grad
                 if correction is not None:
-                    gradient = correction(trained[None], gradient[None])[0]
+                    with span("strategy"):
+                        gradient = correction(trained[None], gradient[None])[0]
                 if settings.clip_grad:
                     norm = torch.linalg.vector_norm(gradient)
                     gradient = gradient * (settings.clip_grad / norm.clamp(min=settings.clip_grad))
@@ -127,15 +144,31 @@ class LocalTrainer:
                 trained.add_(gradient, alpha=-self._lr)
         self._steps[k] = len(losses)
         self.losses[k] = float(torch.stack(losses).mean())
-        if not (math.isfinite(self.losses[k]) and bool(torch.isfinite(model.vector).all())):
-            raise VehicleError(f"training ended in NaN or Inf after {len(losses)} steps at lr {self._lr:g}")
+        # A sum is finite only if every term is; where it is not, it may be a mere overflow of finite terms.
+        finite = math.isfinite(float(model.vector.sum())) or bool(torch.isfinite(model.vector).all())
+        if not (math.isfinite(self.losses[k]) and finite):
+            self._fail(k, len(losses))
+
+    def _check_stop(self) -> None:
+        if self._stop is not None and self._stop():
+            raise VehicleError("the vehicle left in the middle of training")
+
+    def _fail(self, k: int, steps: int) -> None:
+        error = VehicleError(f"training ended in NaN or Inf after {steps} steps at lr {self._lr:g}")
+        if self._strict:
+            raise error
+        self.failed[k] = error
 
     def _gradient(self, shard: Shard, index: Rows, rng: np.random.Generator) -> Tensor:
         """Fill the model's gradient from one batch; the batch's loss, scalar."""
         model, schema = self._model, shard.pool.schema
-        frames, targets = shard.batch(index)
-        pictures = to_float(augment(frames, self._settings.augment, rng), model.device)
+        with span("data"):
+            frames, targets = shard.batch(index)
+            pictures = model.floats(augment(frames, self._settings.augment, rng))
+            truth = to_tensors(targets, schema, model.device)
+        if self._settings.precision == "bfloat16":
+            return twin_of(model).gradient(model, pictures, truth, schema)
         model.grad.zero_()
-        loss = batch_loss(model.module(pictures), to_tensors(targets, schema, model.device), schema)
+        loss = batch_loss(model.module(pictures), truth, schema)
         torch.autograd.backward(loss)
         return loss.detach()

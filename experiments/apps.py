@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from carpool.experiments.session import open_session
 from carpool.experiments.workshop import open_workshop
 from carpool.privacy.errors import VehicleError
-from carpool.privacy.wire import FAILURES, RECORD, encode
+from carpool.privacy.wire import FAILURES, RECORD
 from carpool.server.round import wire_of
 
 FOLDER = "carpool-folder"
@@ -40,11 +40,7 @@ def train(message: Message, context: Context) -> Message:
     workshop = open_workshop(folder_of(context))
     index = int(context.node_config["partition-id"])
     try:
-        task = workshop.decode(wire_of(message))
-        if task.run != workshop.run:
-            return refuse(message, 1003)
-        contribution = workshop.contribute(task, context.node_id, index)
-        wire = encode(contribution)
+        wire = workshop.answer(wire_of(message), context.node_id, index)
     except VehicleError as error:
         return refuse(message, 1001 if "NaN or Inf" in str(error) else 1003)
     return Message(RecordDict({RECORD: ConfigRecord({RECORD: wire})}), reply_to=message)

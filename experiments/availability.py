@@ -7,6 +7,7 @@ and in whatever order, so a resumed run meets the same fleet; caches change noth
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carpool.experiments.daycurve import DAY_S, DayCurve, one_day
-from carpool.experiments.draws import Purpose, uniforms
+from carpool.experiments.draws import Purpose, uniform_pair, uniforms
 from carpool.experiments.intervals import Flips, union
 from carpool.experiments.stages import (
     ACK_S,
@@ -33,7 +34,7 @@ from carpool.privacy.errors import ConfigError, DataError
 
 __all__ = ["Availability", "Bernoulli", "Leave", "Markov", "Outcome", "Stage", "Trace", "build"]
 
-_DAYS_KEPT = 4
+_DAYS_KEPT = 2  # today, and tomorrow for whoever is still at work at midnight: 45 bytes a vehicle each
 
 
 class Availability(Protocol):
@@ -45,6 +46,9 @@ class Availability(Protocol):
 
     def present(self, now: float) -> NDArray[np.bool_]:
         """Who can be asked at `now` (virtual seconds >= 0): bool [vehicles]."""
+
+    def present_ids(self, now: float) -> NDArray[np.int64] | range:
+        """The same as vehicles, int64 [n] increasing; a range where it is everybody."""
 
     def next_change(self, now: float) -> float:
         """The first moment after `now` at which somebody comes or goes; infinity if nobody ever does."""
@@ -100,6 +104,10 @@ class Bernoulli:
         """Everybody."""
         return np.ones(self.vehicles, np.bool_)
 
+    def present_ids(self, now: float) -> range:
+        """Everybody, at no cost."""
+        return range(self.vehicles)
+
     def next_change(self, now: float) -> float:
         """Infinity: nobody comes or goes between rounds."""
         return math.inf
@@ -114,13 +122,9 @@ class Bernoulli:
     ) -> Outcome:
         """The stage by its probability, the moment uniform inside the stage."""
         line = timeline(now, download_s, train_s, upload_s, *self._slack)
-        which, share = uniforms(self._seed, Purpose.LEAVE, vehicle, round_)
-        index = int(np.searchsorted(self._bounds, which[0], side="right"))
-        return (
-            leaving_at(line, math.inf)
-            if index == len(STAGES)
-            else leaving_in(line, STAGES[index], float(share[0]))
-        )
+        which, share = uniform_pair(self._seed, Purpose.LEAVE, vehicle, round_)
+        index = bisect_right(self._bounds.tolist(), which)
+        return leaving_at(line, math.inf) if index == len(STAGES) else leaving_in(line, STAGES[index], share)
 
 
 class Markov:
@@ -179,6 +183,10 @@ class Markov:
         """Who is there at `now`: bool [vehicles]."""
         return self._day(now).present(now)
 
+    def present_ids(self, now: float) -> NDArray[np.int64]:
+        """The vehicles that are there: int64 [n], increasing."""
+        return np.flatnonzero(self.present(now))
+
     def next_change(self, now: float) -> float:
         """The next coming or going of anybody; always finite."""
         found, day = math.inf, now
@@ -225,6 +233,10 @@ class Trace:
     def present(self, now: float) -> NDArray[np.bool_]:
         """Who is there at `now`: bool [vehicles]."""
         return self._flips.present(now)
+
+    def present_ids(self, now: float) -> NDArray[np.int64]:
+        """The vehicles that are there: int64 [n], increasing."""
+        return np.flatnonzero(self.present(now))
 
     def next_change(self, now: float) -> float:
         """The next coming or going of anybody; infinity after the end of the trace."""

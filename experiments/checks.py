@@ -28,8 +28,21 @@ FACTORY = re.compile(r"^(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)$")
 SOURCE_TARGETS = {
     "procedural": ("sign", "obstacle", "curvature", "offset"),
     "gtsrb": ("sign",),
+    "udacity": ("steering", "throttle", "brake", "speed_mph"),
+    "imagefolder": ("label",),
+    "comma2k19": ("steering", "speed"),
 }
 """Targets of the sources whose targets are known before any data is read."""
+
+SOURCE_PATHS = {
+    "gtsrb": "data/gtsrb (a folder)",
+    "npz": "data/frames.npz",
+    "udacity": "data/drive (the folder with driving_log.csv)",
+    "imagefolder": "data/signs (a folder with one for each class)",
+    "comma2k19": "data/Chunk_1 (a folder)",
+    "parquet": "data/mnist (a folder)",
+}
+"""Sources that read files, with an example."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,8 @@ class Problem:
 
 def cross_problems(e: Experiment) -> list[Problem]:
     """Every broken rule of an experiment whose single values are all in range; does not touch the disk."""
-    found = [*_not_in_this_version(e), *_selection(e), *_fleet(e), *_data(e), *_exclusive(e)]
-    return [Problem(keys, text) for keys, text in found]
+    rules = (_not_in_this_version, _engine, _selection, _fleet, _data, _pipeline, _exclusive)
+    return [Problem(keys, text) for rule in rules for keys, text in rule(e)]
 
 
 Found = Iterator[tuple[tuple[str, ...], str]]
@@ -51,9 +64,8 @@ Found = Iterator[tuple[tuple[str, ...], str]]
 
 def _not_in_this_version(e: Experiment) -> Found:
     expected = (
-        ("experiment.engine", e.experiment.engine, "inline"),
+        ("experiment.engine", e.experiment.engine, "ray" if e.experiment.engine == "ray" else "inline"),
         ("experiment.topology", e.experiment.topology, "server"),
-        ("experiment.workers", e.experiment.workers, 1),
         ("privacy.channel", e.privacy.channel, "plain"),
         ("privacy.dp.mechanism", e.privacy.dp.mechanism, "none"),
         ("audit.canaries", e.audit.canaries, 0),
@@ -65,9 +77,6 @@ def _not_in_this_version(e: Experiment) -> Found:
     if e.strategy.path:
         text = f"strategy.path {shown(e.strategy.path)} is not in this version; leave it empty"
         yield ("strategy.path",), f"{text} and use a strategy that carpool strategies lists"
-    if e.ray.address:
-        text = f"ray.address is {shown(e.ray.address)}, but engine ray is not in this version; leave it empty"
-        yield ("ray.address",), text
     # A setting that promises privacy while its switch is off would be a false promise.
     if e.privacy.dp.mechanism == "none":
         switch = "privacy.dp.mechanism"
@@ -79,6 +88,28 @@ def _not_in_this_version(e: Experiment) -> Found:
         if e.privacy.protocol != "secagg+":
             text = f"privacy.protocol is {shown(e.privacy.protocol)}, but there is no {what} in this version"
             yield ("privacy.protocol", switch), f'{text}; leave it at "secagg+"'
+
+
+def _engine(e: Experiment) -> Found:
+    engine, address, workers = e.experiment.engine, e.ray.address, e.experiment.workers
+    if address and engine != "ray":
+        yield (
+            ("ray.address", "experiment.engine"),
+            f"ray.address is {shown(address)}, which only engine ray uses, not {shown(engine)}; "
+            "leave it empty",
+        )
+    if address.startswith("ray://"):
+        yield (
+            ("ray.address",),
+            f"ray.address is {shown(address)}, which is for clients outside of the cluster; run carpool on a "
+            'machine of the cluster with ray.address = "auto"',
+        )
+    if engine == "ray" and workers != 1:
+        yield (
+            ("experiment.workers", "experiment.engine"),
+            f"experiment.workers is {workers}, but engine ray has one worker for each CPU of Ray's; leave it "
+            'at 1, or use engine = "inline"',
+        )
 
 
 def _idle(section: Section, table: str, switch: str, what: str) -> Found:
@@ -135,15 +166,21 @@ def _fleet(e: Experiment) -> Found:
 
 def _data(e: Experiment) -> Found:
     data = e.data
-    if data.source in ("gtsrb", "npz") and not data.path:
-        example = "data/gtsrb (a folder)" if data.source == "gtsrb" else "data/frames.npz"
+    if data.source in SOURCE_PATHS and not data.path:
+        example = SOURCE_PATHS[data.source]
         text = f"data.path is empty, but source {shown(data.source)} reads one; give it, such as {example}"
         yield ("data.path", "data.source"), text
     if data.source == "procedural" and data.path:
         yield (
             ("data.path", "data.source"),
             f'data.path is {shown(data.path)}, but source "procedural" reads no files; '
-            "set data.source to gtsrb, npz or file.py:factory, or leave path empty",
+            f"set data.source to {', '.join(SOURCE_PATHS)} or file.py:factory, or leave path empty",
+        )
+    if data.on_demand == "always" and (data.source != "procedural" or data.split != "natural"):
+        yield (
+            ("data.on_demand", "data.source", "data.split"),
+            f'data.on_demand is "always", but source {shown(data.source)} with split {shown(data.split)} is '
+            'read as a whole; set it to "auto", or use procedural data with the natural split',
         )
     known = SOURCE_TARGETS.get(data.source)
     if data.path.lower().endswith(".npz"):
@@ -152,6 +189,35 @@ def _data(e: Experiment) -> Found:
         if known and target not in known:
             text = f"data.targets has {shown(target)}, which source {shown(data.source)} does not have; "
             yield ("data.targets", "data.source"), text + choose(target, known)
+
+
+def _pipeline(e: Experiment) -> Found:
+    steps, table = e.data.pipeline, "data.pipeline"
+    for one, other in (("crop_top", "crop_bottom"), ("crop_left", "crop_right")):
+        both = (getattr(steps, one), getattr(steps, other))
+        if sum(both) >= 1:
+            yield (
+                (f"{table}.{one}", f"{table}.{other}"),
+                f"{table}.{one} is {both[0]} and {other} {both[1]}, which leaves nothing of a picture; "
+                "together they must be below 1",
+            )
+    if steps.normalise != "constants":
+        for name in ("mean", "std"):
+            value, default = getattr(steps, name), type(steps).model_fields[name].default
+            if value != default:
+                text = f'{table}.{name} is {shown(value)}, which only normalise = "constants" uses, '
+                yield (
+                    (f"{table}.{name}", f"{table}.normalise"),
+                    f"{text}not {shown(steps.normalise)}; set that, or leave {name} out",
+                )
+    # The sums over the vehicles' pixels are formed in the clear and without noise: no promise may cover them.
+    private = e.privacy.channel != "plain" or e.privacy.dp.mechanism != "none"
+    if steps.normalise == "federated" and private:
+        yield (
+            (f"{table}.normalise", "privacy.channel", "privacy.dp.mechanism"),
+            f'{table}.normalise is "federated", whose sums are not protected by [privacy] in this version; '
+            'use "constants" or "picture" there, or channel = "plain" and mechanism = "none"',
+        )
 
 
 def _exclusive(e: Experiment) -> Found:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 MAX_FRAMES = 400
+LOOKED_AT = 200
+"""Vehicles to look at of a fleet that is rendered on demand."""
 
 
 def register(app: typer.Typer) -> None:
@@ -161,11 +163,16 @@ def spread(total: int, wanted: int) -> Iterator[int]:
 def fleet_of(file: Path, sets: Sequence[str]) -> PooledFleet:
     """Read or render the data of an experiment file, with a progress bar; raises ConfigError, DataError."""
     from carpool.client.camera.fleetdata import build_fleet
+    from carpool.client.camera.ondemand import sample_of
     from carpool.experiments.load import data_settings, load_experiment
 
     experiment = load_experiment(file, sets)
+    settings, vehicles = sample_of(data_settings(experiment), experiment.fleet.vehicles, LOOKED_AT)
+    if vehicles < experiment.fleet.vehicles:
+        text = f"looking at the first {vehicles} of {experiment.fleet.vehicles} vehicles, rendered on demand"
+        err().print(text)
     with progress_bar("reading camera data") as progress:
-        return build_fleet(data_settings(experiment), experiment.fleet.vehicles, progress=progress)
+        return build_fleet(settings, vehicles, progress=progress)
 
 
 @contextmanager

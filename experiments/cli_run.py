@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from carpool.experiments.cli_common import JsonOption, SetOption, emit, err, say, table
+from carpool.experiments.cli_common import out as console
 from carpool.privacy.errors import Interrupted, UsageError
+from carpool.privacy.spans import profiling
 
 ROWS = 10
 """Rounds, at least, in the table at the end of a long run."""
@@ -104,6 +107,10 @@ def register(app: typer.Typer) -> None:
         warm: Annotated[
             Path | None, typer.Option("--from", metavar="RUN", help="Start from the model of another run.")
         ] = None,
+        profile: Annotated[
+            bool,
+            typer.Option("--profile", help="Say where the time went, here and in the run's profile.json."),
+        ] = False,
         as_json: JsonOption = False,
     ) -> None:
         """Run an experiment to its end; a killed one goes on with --resume to the very same model.
@@ -115,6 +122,8 @@ def register(app: typer.Typer) -> None:
           carpool run experiments/quickstart.toml --set train.lr=0.1 --out runs/faster
 
           carpool run --resume runs/quickstart-1a2b3c
+
+          carpool run experiments/quickstart.toml --profile
         """
         if (file is None) == (resume is None):
             raise UsageError("give an experiment file, or --resume RUN; carpool run --help shows both")
@@ -122,11 +131,19 @@ def register(app: typer.Typer) -> None:
             raise UsageError(
                 "--resume goes on with the run as it was configured; leave out --set, --out and --from"
             )
-        folder, result = execute(file, sets, out, resume or Path(), warm, as_json)
+        with profiling() if profile else nullcontext():
+            folder, result = execute(file, sets, out, resume or Path(), warm, as_json)
+        from carpool.experiments import profiles
+
+        found = profiles.read_profile(folder) if profile else None
         if as_json:
-            emit({**result, "run": str(folder)})
-        else:
-            conclude(folder, result)
+            emit({**result, "run": str(folder)} | ({"profile": found} if profile else {}))
+            return
+        conclude(folder, result)
+        if found is not None:
+            console().print(profiles.screen(found))
+        elif profile:
+            say("profile: none, the run was complete already")
 
 
 def execute(

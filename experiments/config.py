@@ -17,8 +17,8 @@ from carpool.client.camera.settings import VIEWS
 from carpool.experiments.checks import FACTORY, Problem, cross_problems
 from carpool.experiments.hints import choose
 
-MODELS = ("logistic", "mlp", "cnn-small", "cnn-multiview")
-SOURCES = ("procedural", "gtsrb", "npz")
+MODELS = ("logistic", "mlp", "cnn-small", "cnn-multiview", "resnet-small")
+SOURCES = ("procedural", "gtsrb", "npz", "udacity", "imagefolder", "comma2k19", "parquet")
 MAX_SEED = 2**63 - 1
 
 
@@ -35,8 +35,6 @@ def _model_name(value: str) -> str:
 
 
 def _source(value: str) -> str:
-    if value in ("udacity", "imagefolder"):
-        raise ValueError(f"it is not in this version; use {', '.join(SOURCES)} or path/to/file.py:factory")
     if value not in SOURCES and not FACTORY.match(value):
         raise ValueError(choose(value, SOURCES, "or path/to/file.py:factory"))
     return value
@@ -52,6 +50,18 @@ def _views(values: tuple[str, ...]) -> tuple[str, ...]:
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("every name may stand in it once")
+    return values
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) != 3:
+        raise ValueError("it must have three numbers, one a channel")
+    return values
+
+
+def _above_zero(values: tuple[float, ...]) -> tuple[float, ...]:
+    if min(values) <= 0:
+        raise ValueError("all three must be above 0")
     return values
 
 
@@ -75,6 +85,7 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 # A TOML array is a list; strict mode would want a tuple. The names inside stay strict.
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+Triple = Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_three)]
 Scalar = bool | int | float | str
 Options = Annotated[dict[str, Scalar], BeforeValidator(_options)]
 
@@ -136,6 +147,19 @@ class Fleet(Section):
     pace: Pace = Pace()
 
 
+class Pipeline(Section):
+    """[data.pipeline]: from a camera's picture to a model's numbers; `carpool.client.camera.pipeline`."""
+
+    crop_top: Fraction = 0.0
+    crop_bottom: Fraction = 0.0
+    crop_left: Fraction = 0.0
+    crop_right: Fraction = 0.0
+    colour: Literal["rgb", "gray", "yuv"] = "rgb"
+    normalise: Literal["constants", "picture", "federated"] = "constants"
+    mean: Triple = (0.5, 0.5, 0.5)
+    std: Annotated[Triple, AfterValidator(_above_zero)] = (0.25, 0.25, 0.25)
+
+
 class Data(Section):
     """[data]; the defaults are those of `carpool.client.camera.settings.DataSettings`."""
 
@@ -155,6 +179,8 @@ class Data(Section):
     frames: Count = 16
     seed: Seed | None = None
     cache: str = ""
+    on_demand: Literal["auto", "always", "never"] = "auto"
+    pipeline: Pipeline = Pipeline()
 
 
 class Model(Section):
@@ -180,6 +206,8 @@ class Train(Section):
     warmup_rounds: NotNegativeInt = 0
     clip_grad: NotNegative = 0.0
     augment: Literal["none", "sign", "light"] = "none"
+    batching: Literal["auto", "stacked", "sequential"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda", "auto"] = "auto"
 
 

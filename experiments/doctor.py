@@ -22,7 +22,7 @@ GIB = 2**30
 MIN_MEMORY, GOOD_MEMORY = 0.75 * GIB, 2 * GIB
 MIN_DISK, GOOD_DISK = 0.25 * GIB, 2 * GIB
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-EXTRAS = {"onnx": "export", "pyarrow": "parquet"}
+EXTRAS = {"onnx": "export", "pyarrow": "parquet", "ray": "ray"}
 
 
 @dataclass(frozen=True)

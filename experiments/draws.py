@@ -66,6 +66,24 @@ def uniforms(
     return _fraction(a, b), _fraction(c, d)
 
 
+def uniform_pair(
+    seed: int, purpose: Purpose, first: int, second: int = 0, third: int = 0
+) -> tuple[float, float]:
+    """The two uniforms of one address: those of `uniforms`, to the bit, at a tenth of the time.
+
+    >>> many = uniforms(7, Purpose.LEAVE, 3, 2)
+    >>> uniform_pair(7, Purpose.LEAVE, 3, 2) == (many[0][0], many[1][0])
+    True
+    """
+    c0, c1, c2, c3 = first, second, third, 0
+    k0, k1 = _key(seed, purpose)
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _MASK, (p0 >> 32) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return ((c0 >> 5) << 26 | c1 >> 6) * 2.0**-53, ((c2 >> 5) << 26 | c3 >> 6) * 2.0**-53
+
+
 def _fraction(high: Words, low: Words) -> NDArray[np.float64]:
     bits = ((high >> np.uint64(5)) << np.uint64(26)) | (low >> np.uint64(6))
     return bits.astype(np.float64) * 2.0**-53

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from carpool.client.camera.ondemand import OnDemandFleet
 from carpool.client.camera.samples import Frames, Pool, Rows, Shard
 from carpool.client.camera.settings import VIEWS
 from carpool.client.predict import predict, truths
@@ -28,6 +29,8 @@ def gather_evidence(session: Session, result: dict[str, Any]) -> Evidence:
     notes = []
     if all(record["void"] for record in session.records):
         notes.append("Every round was void: the model is the one that training began with.")
+    if isinstance(workshop.data, OnDemandFleet):
+        notes.append(workshop.data.note)
     return Evidence(
         result=result,
         records=list(session.records),

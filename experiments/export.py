@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from carpool.client.camera.pipeline import CROPS
 from carpool.client.camera.samples import Frames, Schema
 from carpool.client.deployed import INPUT, Deployed, output_names
 from carpool.client.modelfile import Recipe, open_model
@@ -155,13 +156,15 @@ def describe(proto: ModelProto, recipe: Recipe) -> None:
         del part.metadata_props[:]
         part.doc_string = ""
     schema = recipe.schema
-    facts = {
+    facts: dict[str, object] = {
         "views": list(schema.views),
         "targets": {
             name: {"kind": t.kind, "classes": list(t.classes), "unit": t.unit}
             for name, t in zip(output_names(schema), schema.targets, strict=True)
         },
     }
+    if schema.pipeline.crops:  # the input is what is left after it
+        facts["crop"] = {side: getattr(schema.pipeline, side) for side in CROPS}
     proto.producer_name, proto.producer_version = "carpool", ""
     helper.set_model_props(proto, {"carpool": json.dumps(facts, sort_keys=True)})
 

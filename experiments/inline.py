@@ -66,31 +66,33 @@ class Asked:
     at: float
 
 
-class InlineGrid(Grid):
-    """Our in-process Grid.
+def arrived(reply: Message, asked: Asked) -> Message:
+    """What the server gets of a reply: a part where the vehicle left in the middle of its upload."""
+    if asked.outcome.left is not Stage.DURING_UPLOAD or not reply.has_content():
+        return reply
+    wire = wire_of(reply)
+    cut = wire[: int(asked.outcome.fraction * len(wire))]
+    return Message(RecordDict({RECORD: ConfigRecord({RECORD: cut})}), reply_to=asked.message)
+
+
+class SimulatedGrid(Grid):
+    """A Grid whose vehicles come, leave and answer by the virtual clock, wherever they are trained.
 
     work: samples that each vehicle trains on in a round, int64 [vehicles] (for its time, not its result).
-    context: a vehicle's Flower context by its index; interrupt: called before each vehicle's training.
+    An engine says in `_deliver` how the vehicles are trained.
     """
 
     def __init__(
-        self,
-        app: ClientApp,
-        availability: Availability,
-        pace: Pace,
-        work: NDArray[np.int64],
-        clock: VirtualClock,
-        context: Callable[[int], Context],
-        interrupt: Interrupt = lambda: None,
+        self, availability: Availability, pace: Pace, work: NDArray[np.int64], clock: VirtualClock
     ) -> None:
-        self._app, self._availability, self._pace, self._work = app, availability, pace, work
-        self._clock, self._context, self._interrupt = clock, context, interrupt
+        self._availability, self._pace, self._work, self._clock = availability, pace, work, clock
         self._asked: dict[str, Asked] = {}
         self._events: list[tuple[float, str]] = []
         self._sent = 0
         self._left: dict[int, Counter[str]] = {}
+        self._prepared = ""
+        self.prepare: Callable[[bytes, list[tuple[int, int]]], None] = lambda wire, members: None
         clock.next_reply = self._next_reply
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_NODE, 0
 
     @property
     def clock(self) -> VirtualClock:
@@ -118,7 +120,12 @@ class InlineGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Who is there now, increasing."""
-        return (int(i) + 1 for i in np.flatnonzero(self._availability.present(self._clock.now())))
+        return (int(node) for node in self.present_nodes())
+
+    def present_nodes(self) -> NDArray[np.int64] | range:
+        """The same all at once: int64 [n] increasing, or a range where everybody is always there."""
+        here = self._availability.present_ids(self._clock.now())
+        return range(node_of(here.start), node_of(here.stop)) if isinstance(here, range) else here + 1
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """The same as node records."""
@@ -165,15 +172,18 @@ class InlineGrid(Grid):
         return list(self._deliver(sorted(due, key=lambda i: self._asked[i].index)))
 
     def _deliver(self, due: Iterable[str]) -> Iterator[Message]:
-        for name in due:
-            self._interrupt()
-            asked = self._asked.pop(name)
-            reply = self._app(asked.message, self._context(asked.index))
-            if asked.outcome.left is Stage.DURING_UPLOAD and reply.has_content():
-                wire = wire_of(reply)
-                cut = wire[: int(asked.outcome.fraction * len(wire))]
-                reply = Message(RecordDict({RECORD: ConfigRecord({RECORD: cut})}), reply_to=asked.message)
-            yield reply
+        """The replies to these tasks, in this order; takes them out of `_asked`."""
+        raise NotImplementedError
+
+    def _prepare_round(self, message: Message) -> None:
+        """Before a round's first delivery: let everybody whose reply is on its way be trained together."""
+        if self._prepared == message.metadata.group_id:
+            return
+        self._prepared = message.metadata.group_id
+        on_their_way = [
+            a.index for a in self._asked.values() if a.message.metadata.group_id == self._prepared
+        ]
+        self.prepare(wire_of(message), [(node_of(index), index) for index in sorted(on_their_way)])
 
     def forget(self, round_: int) -> None:
         """Drop what is still on its way in rounds up to this one: their time to live is over."""
@@ -203,3 +213,32 @@ class InlineGrid(Grid):
             if not coming or min(coming) > end:
                 return replies
             self._clock.wait(min(end, min(coming)))
+
+
+class InlineGrid(SimulatedGrid):
+    """Our in-process Grid: a vehicle is trained when its reply is due.
+
+    context: a vehicle's Flower context by its index; interrupt: called before each vehicle's training.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        availability: Availability,
+        pace: Pace,
+        work: NDArray[np.int64],
+        clock: VirtualClock,
+        context: Callable[[int], Context],
+        interrupt: Interrupt = lambda: None,
+    ) -> None:
+        super().__init__(availability, pace, work, clock)
+        self._app, self._context, self._interrupt = app, context, interrupt
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SERVER_NODE, 0
+
+    def _deliver(self, due: Iterable[str]) -> Iterator[Message]:
+        for name in due:
+            self._interrupt()
+            self._prepare_round(self._asked[name].message)
+            asked = self._asked.pop(name)
+            reply = self._app(asked.message, self._context(asked.index))
+            yield arrived(reply, asked)

@@ -27,16 +27,12 @@ class Flips:
     times: Times
 
     def present(self, now: float) -> Mask:
-        """Who is present at `now`: bool [vehicles]; a binary search of all vehicles side by side."""
-        low, high = self.offsets[:-1].copy(), self.offsets[1:].copy()
-        longest = int((high - low).max(initial=0))
-        for _ in range(longest.bit_length()):
-            middle = (low + high) >> 1
-            open_ = low < high
-            passed = open_ & (self.times[np.minimum(middle, len(self.times) - 1)] <= now)
-            low = np.where(passed, middle + 1, low)
-            high = np.where(open_ & ~passed, middle, high)
-        odd: Mask = ((low - self.offsets[:-1]) & 1).astype(np.bool_)
+        """Who is present at `now`: bool [vehicles]; one pass over all flips."""
+        # Only whether a count is odd matters, so it may wrap around.
+        passed = np.zeros(len(self.times) + 1, np.uint8)
+        np.cumsum(self.times <= now, dtype=np.uint8, out=passed[1:])
+        at = passed[self.offsets]
+        odd: Mask = ((at[1:] ^ at[:-1]) & 1).astype(np.bool_)
         return self.initial ^ odd
 
     def present_one(self, vehicle: int, now: float) -> bool:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 from pydantic import ValidationError
@@ -139,9 +139,11 @@ def to_toml(experiment: Experiment) -> str:
 
 def data_settings(experiment: Experiment) -> DataSettings:
     """The [data] section as the sources take it; an empty path or cache is None."""
+    from carpool.client.camera.pipeline import Pipeline
     from carpool.client.camera.settings import DataSettings
 
-    fields = dict(experiment.data)
+    fields: dict[str, Any] = dict(experiment.data)
+    fields["pipeline"] = Pipeline(**dict(experiment.data.pipeline))
     fields["path"] = Path(experiment.data.path) if experiment.data.path else None
     fields["cache"] = Path(experiment.data.cache) if experiment.data.cache else None
     return DataSettings(**fields)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
-from carpool.client.camera.domains import COUNTRIES, SETTINGS, TIMES, WEATHERS
+from carpool.client.camera.pipeline import DEFAULT
 from carpool.client.camera.samples import Target
 from carpool.client.deployed import INPUT, output_names
 from carpool.client.modelfile import Recipe
+from carpool.experiments.cardwords import OWN, SOURCES, steps
 from carpool.experiments.config import Experiment
 from carpool.experiments.results import STAGES, clean, count
 
@@ -29,24 +30,6 @@ PRIVACY = {
     ),
     "secagg": "The channel was `secagg`: the server was given the sum of the updates, not a single one.",
 }
-SOURCES = {
-    "procedural": (
-        "Drawn by Carpool's own renderer; no picture of a real road, person or car is in it. Each vehicle "
-        f"has its own mixture of place ({', '.join(SETTINGS)}), country ({', '.join(COUNTRIES)}), light "
-        f"({', '.join(TIMES)}) and weather ({', '.join(WEATHERS)}). Labels are exact, because the renderer "
-        "knows what it drew; labels of a real fleet are not."
-    ),
-    "gtsrb": (
-        "German Traffic Sign Recognition Benchmark (Stallkamp et al., Neural Networks 32, 2012): cut-out "
-        "signs on German roads, labelled by hand. A fleet would not have such labels for free. No explicit "
-        "licence for the pictures is known to us."
-    ),
-    "npz": (
-        "A file of the user's own. What roads it shows, who labelled it and how, and under which terms, is "
-        "not recorded here: whoever publishes this model must add it."
-    ),
-}
-OWN = "The user's own reader. What it read, who labelled it, and under which terms must be added here."
 
 
 @dataclass(frozen=True)
@@ -124,6 +107,7 @@ def data(card: Card) -> list[str]:
         "## Data",
         "",
         f"- Source: {plain(kind + file)}. {SOURCES.get(source, OWN)}",
+        *([] if schema.pipeline == DEFAULT else [f"- Pictures are {plain(steps(schema.pipeline))}"]),
         f"- Split between vehicles: {settings.split}"
         + (f" (alpha {settings.alpha:g})" if settings.split == "dirichlet" else ""),
         f"- Views: {', '.join(plain(view) for view in schema.views)}; {schema.width}x{schema.height} pixels "

@@ -45,11 +45,12 @@ class Pace:
         if problems:
             raise ConfigError(problems)
         sequence = np.random.SeedSequence(seed, spawn_key=(int(Purpose.PACE),))
-        normal = np.random.Generator(np.random.Philox(sequence)).standard_normal((vehicles, 3))
-        factors = np.exp(spread * normal)
-        self._seconds_per_example = seconds_per_example * factors[:, 0]
-        self._up_s_per_byte = 8e-6 / uplink_mbit * factors[:, 1]
-        self._down_s_per_byte = 8e-6 / downlink_mbit * factors[:, 2]
+        # In place: 24 bytes a vehicle is all that a million of them cost, now and while they are drawn.
+        factors = np.random.Generator(np.random.Philox(sequence)).standard_normal((vehicles, 3))
+        factors *= spread
+        np.exp(factors, out=factors)
+        factors *= (seconds_per_example, 8e-6 / uplink_mbit, 8e-6 / downlink_mbit)
+        self._seconds_per_example, self._up_s_per_byte, self._down_s_per_byte = factors.T
 
     def seconds(self, vehicle: int, examples_seen: int) -> float:
         """Virtual seconds of training; an example counts once an epoch."""

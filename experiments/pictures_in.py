@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageOps
 
-from carpool.client.camera.pictures import BROKEN, decode, resized
+from carpool.client.camera.pictures import BROKEN, decode, prepared
 from carpool.client.camera.samples import Frames, Schema
 from carpool.privacy.errors import DataError
 
@@ -36,7 +36,7 @@ def read_pictures(paths: Sequence[Path], schema: Schema) -> tuple[list[str], Fra
     frames = np.empty(shape, np.uint8)
     for row, (_, files) in enumerate(samples):
         for view, file in enumerate(files):
-            frames[row, view] = read_picture(file, schema.width, schema.height)
+            frames[row, view] = read_picture(file, schema)
     return [name for name, _ in samples], frames
 
 
@@ -96,8 +96,11 @@ def listed(folder: Path) -> list[Path]:
         raise DataError(f"cannot look into {folder}: {(error.strerror or str(error)).lower()}") from error
 
 
-def read_picture(file: Path, width: int, height: int) -> Frames:
-    """One picture, turned as its EXIF says, uint8 [height, width, 3]; raises DataError naming the file."""
+def read_picture(file: Path, schema: Schema) -> Frames:
+    """One picture, turned as its EXIF says, cropped as those in training, uint8 [height, width, 3].
+
+    Raises DataError naming the file.
+    """
     if not file.is_file():
         what = "is not a file" if file.exists() else "is missing"
         raise DataError(f"{file} {what}; name a picture ({', '.join(SUFFIXES)}) or a folder of them")
@@ -106,4 +109,4 @@ def read_picture(file: Path, width: int, height: int) -> Frames:
     picture = decode(file, str(file))
     with contextlib.suppress(*BROKEN):  # an unreadable orientation is none
         picture = ImageOps.exif_transpose(picture)
-    return resized(np.asarray(picture), width, height)
+    return prepared(np.asarray(picture), schema.pipeline, schema.width, schema.height, str(file))

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 from carpool.client.camera.samples import Frames, Schema, Target
 from carpool.client.deployed import finished
 from carpool.client.flat import FlatModel
-from carpool.client.losses import to_float
 from carpool.client.predict import Prediction, predict
 from carpool.client.saliency import occlusion
 from carpool.experiments.results import clean
@@ -59,7 +58,7 @@ def likeliest(
     """For each sample and "class" target the TOP classes with their probabilities, the best first."""
     found: list[dict[str, list[dict[str, Any]]]] = [{} for _ in frames]
     with torch.inference_mode():
-        outputs = model.module(to_float(frames, model.device))
+        outputs = model.module(model.floats(frames))
         for target in targets:
             if target.kind != "class":
                 continue

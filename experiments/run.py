@@ -1,10 +1,11 @@
-"""Running an experiment from its file, in this process: the engine `inline`, start, resume, evidence."""
+"""Running an experiment from its file: the engine, start, resume, evidence."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,12 +14,21 @@ from flwr.app import Context, RecordDict
 from carpool.experiments import session as sessions
 from carpool.experiments import workshop as workshops
 from carpool.experiments.apps import FOLDER, client_app, server_app
-from carpool.experiments.availability import Leave, build
+from carpool.experiments.availability import Availability, Leave, build
 from carpool.experiments.config import Experiment
+from carpool.experiments.environment import environment
 from carpool.experiments.evidence import gather_evidence
-from carpool.experiments.inline import RUN_ID, SERVER_NODE, InlineGrid, VirtualClock, node_of
+from carpool.experiments.inline import (
+    RUN_ID,
+    SERVER_NODE,
+    InlineGrid,
+    SimulatedGrid,
+    VirtualClock,
+    node_of,
+)
 from carpool.experiments.load import load_experiment, to_toml
 from carpool.experiments.pace import Pace
+from carpool.experiments.profiles import write_profile
 from carpool.experiments.report import write_report
 from carpool.experiments.runfolder import (
     CONFIG,
@@ -35,8 +45,9 @@ from carpool.experiments.runfolder import (
 from carpool.experiments.session import Session, wall_seconds
 from carpool.experiments.signals import interruptible
 from carpool.experiments.summary import build_result
-from carpool.experiments.workshop import Workshop, environment, examples_of
+from carpool.experiments.workshop import Workshop, examples_of
 from carpool.privacy.errors import UsageError
+from carpool.privacy.spans import timed
 from carpool.privacy.storage import clear_temporaries, write_text
 
 
@@ -87,14 +98,17 @@ def start(
     """
     if warm is not None and not (existing_folder(warm) / MODEL).is_file():
         raise UsageError(f"{warm} has no {MODEL} yet; finish it with carpool run --resume {warm}")
+    check_engine(experiment)
     existed = out is not None and out.is_dir()
     folder = new_folder(experiment.experiment.name, out)
     watcher = watcher or Nobody()
     with locked(folder):
         try:
-            write_text(folder / CONFIG, to_toml(experiment))
+            workshop = Workshop(experiment, "", watcher.data)
+            workshop.settle()
+            write_text(folder / CONFIG, to_toml(workshop.experiment))
             write_json(folder / ENVIRONMENT, environment())
-            workshop = Workshop(experiment, run_identity(folder), watcher.data)
+            workshop.run = run_identity(folder)
             session = Session(folder, workshop, watcher.round, warm)
         except BaseException:
             discard(folder, keep=existed)
@@ -113,6 +127,7 @@ def resume(folder: Path, *, watcher: Watcher | None = None) -> tuple[Path, dict[
         if not (folder / ENVIRONMENT).is_file():
             write_json(folder / ENVIRONMENT, environment())
         experiment = load_experiment(folder / CONFIG)
+        check_engine(experiment)
         workshop = Workshop(experiment, run_identity(folder), watcher.data)
         return folder, _train(Session(folder, workshop, watcher.round), watcher)
 
@@ -131,18 +146,63 @@ def _train(session: Session, watcher: Watcher) -> dict[str, Any]:
     workshops.remember(folder, workshop)
     watcher.training(folder, session.training.round, workshop.plan.rounds)
     with interruptible():
-        grid = build_grid(folder, workshop, session.clock_start)
-        server_app(grid, _context(folder, SERVER_NODE, {}))
+        try:
+            with engine(folder, workshop, session.clock_start) as grid:
+                server_app(grid, _context(folder, SERVER_NODE, {}))
+        finally:
+            workshop.close()
         watcher.reporting()
-        result = build_result(workshop.experiment, session.records, wall_seconds(session.records, began))
-        session.write_model()
-        write_report(folder, gather_evidence(session, result))
-        write_json(folder / RESULT, result)  # last: a folder with a result is complete
+        return _conclude(session, wall_seconds(session.records, began))
+
+
+@timed("bookkeeping")
+def _conclude(session: Session, seconds: float) -> dict[str, Any]:
+    folder, workshop = session.folder, session.workshop
+    result = build_result(workshop.experiment, session.records, seconds)
+    session.write_model()
+    write_report(folder, gather_evidence(session, result))
+    write_profile(folder, workshop.experiment, workshop.model.device.type)
+    write_json(folder / RESULT, result)  # last: a folder with a result is complete
     return result
 
 
-def build_grid(folder: Path, workshop: Workshop, clock_start: float) -> InlineGrid:
-    """The in-process grid with the simulated fleet of the experiment, its clock at `clock_start` seconds."""
+def check_engine(experiment: Experiment) -> None:
+    """Raise UsageError where the experiment's engine is not installed."""
+    if experiment.experiment.engine == "ray":
+        from carpool.experiments.ray_engine import require_ray
+
+        require_ray(experiment.ray.address)
+
+
+@contextmanager
+def engine(folder: Path, workshop: Workshop, clock_start: float) -> Iterator[SimulatedGrid]:
+    """The experiment's engine under its simulated fleet, the clock at `clock_start` seconds, for a block.
+
+    Raises UsageError, RunError.
+    """
+    availability, pace = build_fleet(workshop)
+    work, clock = work_of(workshop), VirtualClock(clock_start)
+
+    place = folder.resolve()
+
+    def context(index: int) -> Context:
+        return _context(place, node_of(index), {"partition-id": index})
+
+    if workshop.experiment.experiment.engine != "ray":
+        inline = InlineGrid(client_app, availability, pace, work, clock, context)
+        inline.prepare = workshop.prepare
+        yield inline
+        return
+    from carpool.experiments.ray_engine import simulation
+    from carpool.experiments.ray_grid import RayGrid
+
+    asked, gpu = workshop.experiment.selection.asked, workshop.model.device.type == "cuda"
+    with simulation(asked, address=workshop.experiment.ray.address, gpu=gpu) as flower:
+        yield RayGrid(flower.grid(), folder.resolve(), availability, pace, work, clock, flower.check)
+
+
+def build_fleet(workshop: Workshop) -> tuple[Availability, Pace]:
+    """The simulated fleet of the experiment: who is there and leaves, and how fast each vehicle is."""
     fleet, seed = workshop.experiment.fleet, workshop.experiment.experiment.seed
     availability = build(
         fleet.availability,
@@ -164,10 +224,7 @@ def build_grid(folder: Path, workshop: Workshop, clock_start: float) -> InlineGr
         downlink_mbit=fleet.pace.downlink_mbit,
     )
 
-    def context(index: int) -> Context:
-        return _context(folder, node_of(index), {"partition-id": index})
-
-    return InlineGrid(client_app, availability, pace, work_of(workshop), VirtualClock(clock_start), context)
+    return availability, pace
 
 
 def work_of(workshop: Workshop) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from carpool.client.modelfile import Recipe, read_model, write_model
-from carpool.experiments.inline import InlineGrid
+from carpool.experiments.inline import SimulatedGrid
 from carpool.experiments.runfolder import (
     CHECKPOINT,
     MODEL,
@@ -21,6 +22,7 @@ from carpool.experiments.runfolder import (
 from carpool.experiments.signals import uninterrupted
 from carpool.experiments.workshop import Workshop
 from carpool.privacy.errors import RunError, UsageError
+from carpool.privacy.spans import timed
 from carpool.privacy.vectors import Vector
 from carpool.server import checkpoint as checkpoints
 from carpool.server.checkpoint import Checkpoint
@@ -38,6 +40,7 @@ class Session:
     (in the first checkpoint, so that a kill forgets nothing). Raises RunError, UsageError.
     """
 
+    @timed("bookkeeping")
     def __init__(
         self,
         folder: Path,
@@ -85,8 +88,8 @@ class Session:
     def train(self, grid: Grid) -> None:
         """Rounds until the last one; every finished round is on disk before the next one begins."""
         self._grid = grid
-        clock = grid.clock if isinstance(grid, InlineGrid) else RealClock()
-        plan = self.workshop.plan
+        clock = grid.clock if isinstance(grid, SimulatedGrid) else RealClock()
+        plan = replace(self.workshop.plan, folder=self.folder)
         while self.training.round < plan.rounds:
             self.training = step(self.workshop.strategy, self.training, plan, grid, clock, self)
 
@@ -101,7 +104,7 @@ class Session:
 
     def simulator(self, round_: int) -> Mapping[str, Any]:
         """Who left at which stage, on an engine that knows; ends what is still on its way."""
-        if not isinstance(self._grid, InlineGrid):
+        if not isinstance(self._grid, SimulatedGrid):
             return {"left": None}
         self._grid.forget(round_)
         return {"left": dict(self._grid.left(round_))}

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from carpool.experiments import profiles
 from carpool.experiments.results import (
     STAGES,
     Record,
@@ -28,6 +29,12 @@ from carpool.experiments.results import (
 )
 
 LAST_ROUNDS = 10
+PATHS = {
+    "stacked": "stacked (a cohort as one computation)",
+    "sequential": "sequential (one vehicle after another)",
+    "auto": "stacked or sequential, whichever is quicker",
+}
+"""train.batching in words."""
 
 
 def plain(value: Any) -> Any:
@@ -59,6 +66,8 @@ def document(run: Run, last: int = LAST_ROUNDS) -> dict[str, Any]:
         "strategy": run.result.get("strategy") or run.config.get("strategy", {}).get("name"),
         "vehicles": run.result.get("vehicles") or run.config.get("fleet", {}).get("vehicles"),
         "channel": run.config.get("privacy", {}).get("channel"),
+        "batching": run.config.get("train", {}).get("batching"),
+        "workers": run.config.get("experiment", {}).get("workers"),
         "complete": run.complete,
         "resumable": run.resumable,
         "resume": f"carpool run --resume {run.folder}" if run.resumable else None,
@@ -73,6 +82,7 @@ def document(run: Run, last: int = LAST_ROUNDS) -> dict[str, Any]:
         "left": {stage: sums.get(stage, 0) for stage in STAGES} if known else None,
         "refused": sums.get("refused", 0),
         "totals": {key: plain(run.total(key)) for key in ("seconds", "bytes_up", "bytes_down")},
+        "profile": plain(profiles.read_profile(run.folder)),
         "rounds": plain(run.records[-last:]) if last else [],
     }
 
@@ -85,6 +95,8 @@ def screen(run: Run, last: int = LAST_ROUNDS) -> RenderableType:
         parts += [Text(), _rounds(run.records[-last:], len(run.records))]
     if found["lost"]:
         parts += [Text(), _dropouts(run, found)]
+    if found["profile"]:
+        parts += [Text(), profiles.screen(found["profile"])]
     return Group(*parts, Text(), _next(run, found))
 
 
@@ -113,6 +125,8 @@ def _facts(run: Run, found: dict[str, Any]) -> Table:
         table.add_row("loss", decimal(run.final("loss")))
         if not found["best"]:
             table.add_row("", Text(sparkline(points(run.records, "loss")[1]), style="blue"))
+    if found["batching"] or found["workers"]:
+        table.add_row("training", training(found))
     up, down = run.total("bytes_up"), run.total("bytes_down")
     table.add_row("sent", f"{size(up)} by vehicles, {size(down)} to vehicles")
     fleet = math.fsum(points(run.records, "fleet_seconds")[1])
@@ -121,6 +135,19 @@ def _facts(run: Run, found: dict[str, Any]) -> Table:
     if found["channel"] == "plain":
         table.add_row("privacy", Text("none: the server saw every update in the clear", style="yellow"))
     return table
+
+
+def training(found: dict[str, Any]) -> str:
+    """How and where vehicles were trained, in a few words.
+
+    >>> training({"batching": "stacked", "workers": 2, "engine": "inline"})
+    'stacked (a cohort as one computation), 2 worker processes'
+    """
+    batching, workers = found["batching"], count(found["workers"])
+    path = PATHS.get(str(batching), clean(batching or "unknown"))
+    if found["engine"] == "ray":
+        return f"{path}, in Ray's processes"
+    return path + (f", {workers} worker processes" if workers > 1 else ", 1 process" if workers else "")
 
 
 def _rounds(records: list[dict[str, Any]], total: int) -> Table:

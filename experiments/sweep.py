@@ -138,11 +138,19 @@ def check(folder: Path, points: Sequence[Point]) -> bool:
         raise UsageError(f"{other}: it has other points; restore the file and --set, or name another --out")
     for point in points:
         config = folder / point.name / CONFIG
-        if config.is_file() and config.read_text() != to_toml(point.experiment):
+        if config.is_file() and config.read_text() not in written(point.experiment):
             raise UsageError(
                 f"{other}: {config} says something else; restore the file and --set, or name another --out"
             )
     return True
+
+
+def written(experiment: Experiment) -> set[str]:
+    """What a run of this experiment may have in its config.toml: "auto" is settled when it begins."""
+    train = experiment.train
+    settled = [train.batching] if train.batching != "auto" else ["auto", "stacked", "sequential"]
+    found = [train.model_copy(update={"batching": batching}) for batching in settled]
+    return {to_toml(experiment.model_copy(update={"train": one})) for one in found}
 
 
 def attempt(folder: Path, point: Point, number: int, total: int, watcher: SweepWatcher) -> dict[str, Any]:

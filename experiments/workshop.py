@@ -5,31 +5,35 @@ The Flower apps find it by the run's folder, so that the same apps work in this 
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from carpool.client.camera.fleetdata import build_fleet
-from carpool.client.camera.samples import FleetData, Shard
+from carpool.client.camera.ondemand import OnDemandFleet, open_fleet
+from carpool.client.camera.samples import FleetData, Schema, Shard
 from carpool.client.evaluate import Metrics, evaluate
 from carpool.client.flat import FlatModel
+from carpool.client.halves import check_bfloat16
+from carpool.client.losses import to_tensors
 from carpool.client.models import build
+from carpool.client.paths import TRAINERS, Batching, choose, made_up
 from carpool.client.schedule import learning_rate
-from carpool.client.step import Vehicle, contribute
+from carpool.client.stacked import stack
+from carpool.client.step import Vehicle, contribute_all
 from carpool.client.trainer import TrainSettings
+from carpool.experiments.cohort import Member, units
 from carpool.experiments.config import Experiment
 from carpool.experiments.load import data_settings, load_experiment
 from carpool.experiments.runfolder import CONFIG, run_identity
-from carpool.privacy.errors import ConfigError
+from carpool.experiments.workers import WorkerPool
+from carpool.privacy.errors import ConfigError, VehicleError
+from carpool.privacy.spans import span, timed, undivided
 from carpool.privacy.vectors import Vector
-from carpool.privacy.wire import ContributionMessage, TaskMessage, decode_task
+from carpool.privacy.wire import ContributionMessage, TaskMessage, decode_task, encode
 from carpool.server.training import Plan
 from carpool.strategies import catalogue
 from carpool.strategies.contract import Strategy
@@ -55,17 +59,42 @@ def fit_threads() -> None:
 class Workshop:
     """An experiment with its data, model and strategy."""
 
-    def __init__(self, experiment: Experiment, run: str, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        run: str,
+        progress: Progress | None = None,
+        data: FleetData | None = None,
+    ) -> None:
         fit_threads()
         self.experiment = experiment
         self.run = run
-        self.data: FleetData = build_fleet(
-            data_settings(experiment), experiment.fleet.vehicles, progress=progress
-        )
+        with span("data"):
+            self.data: FleetData = data or open_fleet(
+                data_settings(experiment), experiment.fleet.vehicles, progress=progress
+            )
         self.strategy = build_strategy(experiment)
         self.model = build_model(experiment, self.data)
         self.settings = train_settings(experiment)
+        if self.settings.precision == "bfloat16":
+            pool = made_up(self.data.schema, 32)
+            pictures = self.model.floats(pool.frames)
+            check_bfloat16(
+                self.model,
+                pictures,
+                to_tensors(pool.targets, self.data.schema, self.model.device),
+                self.data.schema,
+            )
+        with undivided("other"):  # a trial trains, too
+            self.batching = pick_batching(experiment, self.model, self.data.schema, self.settings)
         self._task: tuple[bytes, TaskMessage] | None = None
+        self._ahead: tuple[bytes, dict[int, bytes | str]] = (b"", {})
+        self._pool: WorkerPool | None = None
+
+    def settle(self) -> None:
+        """Write what was found out into the configuration, so that a resumed run takes the same path."""
+        train = self.experiment.train.model_copy(update={"batching": self.batching})
+        self.experiment = self.experiment.model_copy(update={"train": train})
 
     @cached_property
     def initial(self) -> Vector:
@@ -99,8 +128,57 @@ class Workshop:
             self._task = (wire, decode_task(wire))
         return self._task[1]
 
-    def contribute(self, task: TaskMessage, node: int, index: int) -> ContributionMessage:
-        """Vehicle `index` (0..), known as `node` on the wire, does its half of a round."""
+    def answer(self, wire: bytes, node: int, index: int) -> bytes:
+        """The contribution of vehicle `index` (0..), known as `node`, to the task in `wire`; VehicleError."""
+        known, answers = self._ahead
+        found = answers.pop(node, None) if known is wire else None
+        if found is None:
+            [found] = self.work(wire, [(node, index)])
+        if isinstance(found, str):
+            raise VehicleError(found)
+        return found
+
+    def prepare(self, wire: bytes, members: Sequence[Member]) -> None:
+        """Train, ahead of their replies, the vehicles whose replies will be needed, where that is quicker."""
+        stacked, workers = self.batching == "stacked", self.experiment.experiment.workers
+        if not stacked and workers == 1:
+            return
+        cut = units(
+            members,
+            lambda index: int(self.data.sizes[index]),
+            self.settings,
+            stacked=stacked,
+            size=self.model.layout.size,
+        )
+        if workers > 1:
+            with span("training"):  # that is, waiting for the workers
+                if self._pool is None:
+                    self._pool = WorkerPool(self.experiment, self.run, self.data, workers)
+                done = self._pool.train(wire, cut)
+        else:
+            done = [self.work(wire, unit) for unit in cut]
+        pairs = zip(cut, done, strict=True)
+        self._ahead = (wire, {m[0]: a for unit, found in pairs for m, a in zip(unit, found, strict=True)})
+
+    def close(self) -> None:
+        """End worker processes, if there are any."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    @timed("wire")
+    def work(self, wire: bytes, unit: Sequence[Member]) -> list[bytes | str]:
+        """Train the vehicles of a unit together: each one's contribution, or in words why there is none."""
+        task = self.decode(wire)
+        if task.run != self.run:
+            return [f"the task is of run {task.run}, not of {self.run}"] * len(unit)
+        found = self.contribute(task, unit)
+        return [str(one) if isinstance(one, VehicleError) else encode(one) for one in found]
+
+    def contribute(
+        self, task: TaskMessage, unit: Sequence[Member]
+    ) -> list[ContributionMessage | VehicleError]:
+        """The vehicles of a unit do their half of a round."""
         general, train = self.experiment.experiment, self.experiment.train
         lr = learning_rate(
             train.lr,
@@ -110,18 +188,23 @@ class Workshop:
             final=train.lr_final,
             warmup=train.warmup_rounds,
         )
-        vehicle = Vehicle(node, index, self.data.training(index))
-        [contribution] = contribute(
-            task,
-            [vehicle],
-            model=self.model,
-            strategy=self.strategy,
-            settings=self.settings,
-            lr=lr,
-            seed=general.seed,
-        )
-        return contribution
+        with span("data"):
+            vehicles = [Vehicle(node, index, self.data.training(index)) for node, index in unit]
+        try:
+            return contribute_all(
+                task,
+                vehicles,
+                model=self.model,
+                strategy=self.strategy,
+                settings=self.settings,
+                lr=lr,
+                seed=general.seed,
+                trainer_type=TRAINERS[self.batching],
+            )
+        except VehicleError as error:
+            return [error] * len(unit)
 
+    @timed("evaluation")
     def evaluate(self, model: Vector, shard: Shard | None = None) -> Metrics:
         """Figures of a model on `shard`, by default the experimenter's validation data."""
         self.model.load(model)
@@ -134,9 +217,12 @@ class Workshop:
     def vehicle_accuracy(self, model: Vector) -> tuple[list[float] | None, str]:
         """Accuracy on each vehicle's own held-back samples (known to the simulator only), and a note.
 
-        At most `MEASURED` vehicles, evenly spaced.
+        At most `MEASURED` vehicles, evenly spaced; of a fleet on demand those that it validates on.
         """
-        vehicles = np.unique(np.linspace(0, self.data.vehicles - 1, MEASURED).astype(np.int64)).tolist()
+        everywhere = np.linspace(0, self.data.vehicles - 1, MEASURED).astype(np.int64)
+        vehicles = (
+            self.data.measured if isinstance(self.data, OnDemandFleet) else np.unique(everywhere).tolist()
+        )
         own = [self.data.own_validation(i) for i in vehicles]
         held_back = all(len(shard) for shard in own)
         if not held_back:
@@ -148,6 +234,19 @@ class Workshop:
         )
         found = [self.evaluate(model, shard).accuracy for shard in own]
         return ([a for a in found if a is not None] or None), note
+
+
+def pick_batching(
+    experiment: Experiment, model: FlatModel, schema: Schema, settings: TrainSettings
+) -> Batching:
+    """How vehicles are trained: as the experiment says, or by a short trial; raises ConfigError."""
+    wanted = experiment.train.batching
+    if wanted == "auto":
+        return choose(model, schema, settings, cache=data_settings(experiment).cache)
+    if wanted == "stacked" and stack(model.module) is None:
+        name = experiment.model.name
+        raise ConfigError([f'train.batching is "stacked", but {name} has no stacked form; use "auto"'])
+    return wanted
 
 
 def build_strategy(experiment: Experiment) -> Strategy[Any]:
@@ -162,7 +261,8 @@ def build_model(experiment: Experiment, data: FleetData) -> FlatModel:
     """The model of the experiment with its first parameters; raises ConfigError."""
     model, device = experiment.model, pick_device(experiment.train.device)
     module = build(model.name, data.schema, model.options, experiment.experiment.seed)
-    return FlatModel(module, buffers=model.buffers, device=device)
+    pipeline = data.schema.pipeline
+    return FlatModel(module, buffers=model.buffers, device=device, pipeline=pipeline)
 
 
 def train_settings(experiment: Experiment) -> TrainSettings:
@@ -177,6 +277,7 @@ def train_settings(experiment: Experiment) -> TrainSettings:
         weight_decay=train.weight_decay,
         clip_grad=train.clip_grad,
         augment=train.augment,
+        precision=train.precision,
     )
 
 
@@ -191,6 +292,8 @@ def remember(folder: Path, workshop: Workshop) -> None:
 
 def open_workshop(folder: Path) -> Workshop:
     """The workshop of a run's folder, opened from its config.toml at the first call in this process."""
+    if folder in _opened:  # as it stands there, resolved; every vehicle of every round comes by here
+        return _opened[folder]
     key = folder.resolve()
     if key not in _opened:
         _opened[key] = Workshop(load_experiment(key / CONFIG), run_identity(key))
@@ -200,15 +303,4 @@ def open_workshop(folder: Path) -> Workshop:
 @lru_cache(maxsize=1)
 def examples_of(workshop: Workshop) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Training samples of each vehicle, int64 [vehicles]; for the simulator's clock."""
-    return np.array([len(workshop.data.training(i)) for i in range(workshop.data.vehicles)], np.int64)
-
-
-def environment() -> Mapping[str, Any]:
-    """What the run ran on, for environment.json: versions and machine, no user name, no path."""
-    packages = ("carpool", "flwr", "torch", "numpy", "pydantic", "safetensors", "pillow", "msgpack")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "packages": {name: version(name) for name in packages},
-    }
+    return workshop.data.sizes

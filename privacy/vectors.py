@@ -83,18 +83,24 @@ def check_vector(vector: object, size: int, name: str) -> None:
 
     >>> check_vector(np.zeros(3, np.float32), 3, "delta")
     """
-    if not isinstance(vector, np.ndarray) or vector.dtype != np.float32:
-        raise VehicleError(f"{name} must be float32, not {getattr(vector, 'dtype', type(vector).__name__)}")
-    if vector.shape != (size,):
-        raise VehicleError(f"{name} must have shape ({size},), not {vector.shape}")
-    if not vector.flags.c_contiguous:
-        raise VehicleError(f"{name} must be contiguous")
+    vector = check_form(vector, size, name)
     # One pass without a temporary: the sum of squares is finite only where every term is. It also refuses
     # what is so long (above 1.8e19) that a weighted sum with it would overflow and spoil everybody's.
     with np.errstate(over="ignore", invalid="ignore"):
         square = float(np.dot(vector, vector))
     if not math.isfinite(square):
         raise VehicleError(f"{name} has NaN or Inf in it, or numbers too large to add up")
+
+
+def check_form(vector: object, size: int, name: str) -> Vector:
+    """The vector, if it is a contiguous float32 [size], whatever its numbers are; raises VehicleError."""
+    if not isinstance(vector, np.ndarray) or vector.dtype != np.float32:
+        raise VehicleError(f"{name} must be float32, not {getattr(vector, 'dtype', type(vector).__name__)}")
+    if vector.shape != (size,):
+        raise VehicleError(f"{name} must have shape ({size},), not {vector.shape}")
+    if not vector.flags.c_contiguous:
+        raise VehicleError(f"{name} must be contiguous")
+    return vector
 
 
 def digest(vector: Vector) -> str:

@@ -9,8 +9,10 @@ counted; it changes nothing. Below quorum the round is void: the state stays the
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from carpool.privacy.errors import RoundError, VehicleError
+from carpool.privacy.spans import span, timed
 from carpool.privacy.vectors import check_vector
 from carpool.privacy.wire import (
     FAILURES,
@@ -29,6 +32,7 @@ from carpool.privacy.wire import (
     encode,
 )
 from carpool.server.clock import Clock
+from carpool.server.spool import Spool
 from carpool.strategies.contract import Facts, Header, Strategy
 from carpool.strategies.deadline import Decision, Policy, Progress
 from carpool.strategies.fold import Fold
@@ -36,21 +40,35 @@ from carpool.strategies.fold import Fold
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What is decided before a round: `asked` int64, sorted node ids; `history`: recent reply times, s."""
+    """What is decided before a round: `asked` int64, sorted node ids; `history`: recent reply times, s.
+
+    folder: where updates wait for the end of the round, see `spool.py`; None: the system's temporary folder.
+    """
 
     run: str
     facts: Facts
     asked: NDArray[np.int64]
     policy: Policy
     history: tuple[float, ...] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A contribution that will be folded: where its vectors wait, its weight and its mean training loss."""
+
+    slot: int
+    weight: float
+    loss: float
 
 
 @dataclass
 class Gathered:
-    """What came in so far. usable: (contribution, weight) by node; durations: seconds from ask to reply."""
+    """What came in so far. usable: by node; durations: seconds from ask to reply."""
 
     fold: Fold
-    usable: dict[int, tuple[ContributionMessage, float]] = field(default_factory=dict)
+    spool: Spool
+    usable: dict[int, Usable] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     failures: list[int] = field(default_factory=list)
@@ -78,13 +96,16 @@ def run_round(
     """The state after the round (the same object if void) and what happened."""
     started = clock.now()
     pending, sent = ask(strategy, state, plan, grid)
-    gathered = Gathered(Fold(strategy.channels, strategy.model(state).size))
-    decision = gather(strategy, plan, pending, grid, clock, gathered)
-    train_loss = None
+    size, train_loss = strategy.model(state).size, None
+    with Spool([channel.name for channel in strategy.channels], size, plan.folder) as spool:
+        gathered = Gathered(Fold(strategy.channels, size), spool)
+        decision = gather(strategy, plan, pending, grid, clock, gathered)
+        if decision.counted:
+            train_loss = fold_all(gathered)
     if decision.counted:
-        train_loss = fold_all(gathered)
-        state = strategy.update(state, gathered.fold.reduce(), plan.facts)
-        refuse_unsound(strategy, state, plan)
+        with span("strategy"):
+            state = strategy.update(state, gathered.fold.reduce(), plan.facts)
+            refuse_unsound(strategy, state, plan)
     return state, RoundOutcome(
         decision=decision,
         replied=len(gathered.usable),
@@ -98,9 +119,12 @@ def run_round(
     )
 
 
+@timed("wire")
 def ask(strategy: Strategy[Any], state: Any, plan: RoundPlan, grid: Grid) -> tuple[dict[str, int], int]:
     """Send the task to everybody asked: {message id: node id} of what went out, and the bytes sent."""
-    facts, task = plan.facts, strategy.task(state, plan.facts)
+    facts = plan.facts
+    with span("strategy"):
+        task = strategy.task(state, facts)
     wire = encode(
         TaskMessage(
             run=plan.run,
@@ -112,9 +136,10 @@ def ask(strategy: Strategy[Any], state: Any, plan: RoundPlan, grid: Grid) -> tup
             vectors=task.vectors,
         )
     )
+    content = RecordDict({RECORD: ConfigRecord({RECORD: wire})})  # of all: nobody changes it
     messages = [
         grid.create_message(
-            content=RecordDict({RECORD: ConfigRecord({RECORD: wire})}),
+            content=content,
             message_type="train",
             dst_node_id=int(node),
             group_id=str(facts.round),
@@ -138,7 +163,10 @@ def gather(
     """Take replies until the strategy says that the round is closed."""
     asked, started = len(pending), clock.now()
     while True:
-        for reply in sorted_replies(grid.pull_messages(list(pending)), pending):
+        with span("wire"):
+            replies = sorted_replies(grid.pull_messages(list(pending)), pending)
+        while replies:  # each is let go before the next one is unpacked
+            reply = replies.popleft()
             node = pending.pop(reply.metadata.reply_to_message_id)
             receive(strategy, reply, node, plan, gathered, clock.now() - started)
         elapsed = clock.now() - started
@@ -157,16 +185,17 @@ def gather(
         clock.wait(max(started + decision.wake, math.nextafter(clock.now(), math.inf)))
 
 
-def sorted_replies(replies: Iterable[Message], pending: Mapping[str, int]) -> list[Message]:
+def sorted_replies(replies: Iterable[Message], pending: Mapping[str, int]) -> deque[Message]:
     """Replies to what is still pending, by node id; anything else was not asked for and is ignored."""
     known = {reply.metadata.reply_to_message_id: reply for reply in replies if reply is not None}
-    return sorted((r for i, r in known.items() if i in pending), key=lambda r: pending[_answered(r)])
+    return deque(sorted((r for i, r in known.items() if i in pending), key=lambda r: pending[_answered(r)]))
 
 
 def _answered(reply: Message) -> str:
     return reply.metadata.reply_to_message_id
 
 
+@timed("wire")
 def receive(
     strategy: Strategy[Any], reply: Message, node: int, plan: RoundPlan, gathered: Gathered, after: float
 ) -> None:
@@ -182,10 +211,11 @@ def receive(
         header = Header(contribution.examples, contribution.steps, contribution.version)
         weight = strategy.weight(header, plan.facts)
         gathered.fold.check(contribution.vectors, weight)
+        slot = gathered.spool.put(contribution.vectors)
     except (VehicleError, ValueError) as error:
         gathered.refused[node] = str(error)
         return
-    gathered.usable[node] = (contribution, weight)
+    gathered.usable[node] = Usable(slot, weight, contribution.loss)
     gathered.durations.append(after)
 
 
@@ -211,12 +241,13 @@ def check(contribution: ContributionMessage, node: int, plan: RoundPlan) -> None
             raise VehicleError(f"the contribution is for {name} {got}, this is {name} {wanted}")
 
 
+@timed("strategy")
 def fold_all(gathered: Gathered) -> float | None:
     """Fold what is usable in the order of node ids; the weighted mean of the training losses, if finite."""
     loss = 0.0
-    for _, (contribution, weight) in sorted(gathered.usable.items()):
-        gathered.fold.add(contribution.vectors, weight)
-        loss += weight * contribution.loss
+    for _, one in sorted(gathered.usable.items()):
+        gathered.fold.add(gathered.spool.take(one.slot), one.weight)
+        loss += one.weight * one.loss
     mean = loss / gathered.fold.weight
     return mean if math.isfinite(mean) else None
 

@@ -26,17 +26,29 @@ def asked_size(cohort: int, over_select: float) -> int:
     return math.ceil(round(cohort * (1 + over_select), 6))
 
 
-def uniform(present: Ids, size: int, rng: np.random.Generator) -> Ids:
+def uniform(present: Ids | range, size: int, rng: np.random.Generator) -> Ids:
     """Every set of `size` present vehicles with equal probability: int64 [min(size, present)], increasing.
 
-    present: int64 [n], strictly increasing ids (so that the same fleet and generator give the same cohort);
-    size >= 0; raises ValueError.
+    present: int64 [n], strictly increasing ids (so that the same fleet and generator give the same cohort),
+    or a rising range, of which nothing is made but the cohort; size >= 0; raises ValueError.
+
+    >>> uniform(range(1, 1_000_001), 3, np.random.default_rng(7)).tolist()
+    [625095, 684180, 944904]
     """
     if size < 0:
         raise ValueError(f"cannot select {size} vehicles; the size must be at least 0")
-    if len(present) > 1 and not bool((present[1:] > present[:-1]).all()):
+    if not _increasing(present):
         raise ValueError("the ids of the present vehicles must be strictly increasing; sort them first")
     if size >= len(present):
-        return present.copy()
+        return np.array(present, np.int64)
     # The order inside the cohort is thrown away, so the shuffle is too.
-    return np.sort(present[rng.choice(len(present), size, replace=False, shuffle=False)])
+    places = np.sort(rng.choice(len(present), size, replace=False, shuffle=False))
+    if isinstance(present, range):
+        return np.asarray(present.start + present.step * places, np.int64)
+    return present[places]
+
+
+def _increasing(present: Ids | range) -> bool:
+    if isinstance(present, range):
+        return present.step > 0
+    return bool((present[1:] > present[:-1]).all())

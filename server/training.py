@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from carpool.privacy.errors import RoundError
+from carpool.privacy.spans import span, timed
 from carpool.privacy.vectors import Vector
 from carpool.privacy.wire import FAILURES
 from carpool.server.checkpoint import Checkpoint
 from carpool.server.clock import Clock
 from carpool.server.round import RoundOutcome, RoundPlan, run_round
-from carpool.server.selection import asked_size, uniform
+from carpool.server.selection import Ids, asked_size, uniform
 from carpool.strategies.contract import Facts, Strategy, dump, load
 from carpool.strategies.deadline import Policy
 
@@ -31,7 +33,10 @@ DIVERGED = 1001
 
 @dataclass(frozen=True)
 class Plan:
-    """What the experiment asks of the server; fields as in the experiment file."""
+    """What the experiment asks of the server; fields as in the experiment file.
+
+    folder: where a round's updates wait for its end, None: the system's temporary folder.
+    """
 
     run: str
     seed: int
@@ -41,6 +46,7 @@ class Plan:
     over_select: float
     policy: Policy
     evaluate_every: int = 1
+    folder: Path | None = None
 
 
 class Hooks(Protocol):
@@ -54,6 +60,14 @@ class Hooks(Protocol):
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make the finished round durable, then tell whoever watches."""
+
+
+@runtime_checkable
+class CountsPresent(Protocol):
+    """A grid that knows who is there without making a list of them."""
+
+    def present_nodes(self) -> Ids | range:
+        """Node ids that can be asked now: int64 [n] strictly increasing, or a rising range."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +91,26 @@ def restore(strategy: Strategy[Any], checkpoint: Checkpoint) -> Training:
     return Training(state, checkpoint.round, checkpoint.version, checkpoint.history)
 
 
+@timed("bookkeeping")
 def choose(plan: Plan, round_: int, grid: Grid, clock: Clock) -> NDArray[np.int64]:
     """Node ids to ask, sorted; waits up to `PATIENCE_S` while fewer than the quorum are there."""
     latest = clock.now() + PATIENCE_S
-    present = np.fromiter(grid.get_node_ids(), np.int64)
+    present = present_nodes(grid)
     while len(present) < plan.policy.needed and clock.now() < latest:
         clock.wait(clock.now() + LOOK_AGAIN_S)
-        present = np.fromiter(grid.get_node_ids(), np.int64)
+        present = present_nodes(grid)
     rng = np.random.default_rng(np.random.SeedSequence((plan.seed, round_), spawn_key=(0x5E1EC7,)))
-    return uniform(np.sort(present), asked_size(plan.cohort, plan.over_select), rng)
+    return uniform(present, asked_size(plan.cohort, plan.over_select), rng)
+
+
+def present_nodes(grid: Grid) -> Ids | range:
+    """Who is there, increasing: from a grid that knows them all at once, else one by one, as Flower's does.
+
+    A million vehicles cost a `CountsPresent` grid nothing or a few milliseconds, and 0.2 s one by one.
+    """
+    if isinstance(grid, CountsPresent):
+        return grid.present_nodes()
+    return np.sort(np.fromiter(grid.get_node_ids(), np.int64))
 
 
 def step(
@@ -95,11 +120,12 @@ def step(
     began, round_ = time.perf_counter(), training.round + 1
     facts = Facts(round_, training.version, plan.population, plan.cohort)
     asked = choose(plan, round_, grid, clock)
-    round_plan = RoundPlan(plan.run, facts, asked, plan.policy, training.history)
+    round_plan = RoundPlan(plan.run, facts, asked, plan.policy, training.history, plan.folder)
     state, outcome = run_round(strategy, training.state, round_plan, grid, clock)
     refuse_divergence(round_, outcome)
     due = round_ % plan.evaluate_every == 0 or round_ == plan.rounds
-    figures = hooks.evaluate(strategy.model(state)) if due else {}
+    with span("evaluation"):
+        figures = hooks.evaluate(strategy.model(state)) if due else {}
     training = replace(
         training,
         state=state,
@@ -126,12 +152,13 @@ def step(
         "epsilon": None,
         **hooks.simulator(round_),
     }
-    vectors, scalars = dump(state)
-    hooks.commit(
-        Checkpoint(
-            plan.run, round_, training.version, clock.now(), training.history, record, vectors, scalars
+    with span("bookkeeping"):
+        vectors, scalars = dump(state)
+        hooks.commit(
+            Checkpoint(
+                plan.run, round_, training.version, clock.now(), training.history, record, vectors, scalars
+            )
         )
-    )
     return training
 
 

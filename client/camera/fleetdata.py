@@ -9,13 +9,14 @@ groups back before samples are dealt. Either way a group is on one side only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from carpool.client.camera import splits
 from carpool.client.camera.pictures import Progress
+from carpool.client.camera.pipeline import federated, moments
 from carpool.client.camera.samples import Pool, Rows, Schema, Shard
 from carpool.client.camera.settings import DataSettings
 from carpool.client.camera.sources import load_source
@@ -48,6 +49,11 @@ class PooledFleet:
     def vehicles(self) -> int:
         """Number of vehicles."""
         return len(self.rows)
+
+    @cached_property
+    def sizes(self) -> Rows:
+        """Training samples of each vehicle, int64 [vehicles]."""
+        return np.array([len(rows) for rows in self.rows], np.int64)
 
     def training(self, vehicle: int) -> Shard:
         """What vehicle 0..vehicles-1 trains on."""
@@ -93,7 +99,13 @@ def build_fleet(settings: DataSettings, vehicles: int, *, progress: Progress | N
             "nothing is held back to validate on, and the data has no test set; set data.holdout above 0 "
             "(such as 0.2), and give a vehicle at least two drives or tracks"
         )
-    return PooledFleet(pool, rows, own, held, source.test, domains)
+    test = source.test
+    if settings.pipeline.normalise == "federated":
+        # Each vehicle's training rows give its own sums; nothing held back and no test row is looked at.
+        pipeline = federated(settings.pipeline, (moments(pool.frames, part) for part in rows))
+        pool = replace(pool, schema=replace(pool.schema, pipeline=pipeline))
+        test = None if test is None else replace(test, schema=pool.schema)
+    return PooledFleet(pool, rows, own, held, test, domains)
 
 
 def check_settings(settings: DataSettings, vehicles: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from carpool.client.camera import npz
-from carpool.client.camera.pictures import Progress, allocate, decode
+from carpool.client.camera.pictures import Progress, allocate, decode, prepared
 from carpool.client.camera.samples import Pool, Schema
 from carpool.client.camera.settings import DataSettings, Source
 from carpool.client.camera.signs import SIGN
@@ -65,10 +65,9 @@ def load(settings: DataSettings, vehicles: int, progress: Progress | None = None
         nonlocal done
         frames = allocate(len(entries), 1, height, width, str(root))
         for row, entry in enumerate(entries):
-            picture = decode(entry.file, str(entry.file))
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), resample=2)  # bilinear, area-aware when it shrinks
-            frames[row, 0] = np.asarray(picture)
+            where = str(entry.file)
+            picture = np.asarray(decode(entry.file, where))
+            frames[row, 0] = prepared(picture, settings.pipeline, width, height, where)
             done += 1
             if progress is not None and (done % 256 == 0 or done == total):
                 progress(done, total)

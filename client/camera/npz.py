@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from carpool.client.camera.archive import Archive
 from carpool.client.camera.layout import Layout, read_layout
-from carpool.client.camera.pictures import Progress, allocate, decode, resized
+from carpool.client.camera.pictures import Progress, allocate, decode, prepared
+from carpool.client.camera.pipeline import window
 from carpool.client.camera.samples import Frames, Pool, Rows, Schema, Target
 from carpool.client.camera.settings import DataSettings, Source
 from carpool.privacy.errors import DataError
@@ -107,14 +108,16 @@ def raw_frames(part: Part, layout: Layout, settings: DataSettings) -> Frames:
         raise part.error(
             f"column {name!r} has {views} views, the schema names {len(layout.views)}; make them agree"
         )
-    wide, high = settings.width or width, settings.height or height
-    if (wide, high) == (width, height):
+    where, pipeline = str(part.archive.path), settings.pipeline
+    left, top, right, bottom = window(pipeline, width, height, where)
+    wide, high = settings.width or right - left, settings.height or bottom - top
+    if (wide, high) == (width, height) and not pipeline.crops:
         return np.ascontiguousarray(part.archive.read(name), np.uint8).reshape(shape)
-    frames = allocate(n, views, high, wide, str(part.archive.path))
+    frames = allocate(n, views, high, wide, where)
     source = np.asarray(part.archive.read(name), np.uint8).reshape(shape)
     for row in range(n):
         for view in range(views):
-            frames[row, view] = resized(source[row, view], wide, high)
+            frames[row, view] = prepared(source[row, view], pipeline, wide, high, where)
     return frames
 
 
@@ -131,7 +134,9 @@ def packed_frames(part: Part, layout: Layout, settings: DataSettings, progress: 
         strip = np.asarray(decode(data[offsets[index] : offsets[index + 1]].tobytes(), place))
         height, width = strip.shape[:2]
         if frames is None:
-            size, wide, high = width // panels, settings.width or width // panels, settings.height or height
+            size = width // panels
+            left, top, right, bottom = window(settings.pipeline, size, height, place)
+            wide, high = settings.width or right - left, settings.height or bottom - top
             frames = allocate(int(count.sum()), views, high, wide, where)
             shape = (height, size)
         if width != panels * size or (height, size) != shape:
@@ -140,8 +145,10 @@ def packed_frames(part: Part, layout: Layout, settings: DataSettings, progress: 
                 f"make {panels * shape[1]}x{shape[0]}"
             )
         cut = strip.reshape(height, panels, size, 3).transpose(1, 0, 2, 3)
-        if (wide, high) != (size, height):
-            cut = np.stack([resized(np.ascontiguousarray(panel), wide, high) for panel in cut])
+        if (wide, high) != (size, height) or settings.pipeline.crops:
+            cut = np.stack([
+                prepared(np.ascontiguousarray(panel), settings.pipeline, wide, high, place) for panel in cut
+            ])  # fmt: skip
         frames[row : row + number] = cut.reshape(number, views, high, wide, 3)
         row += number
         if progress is not None and (index % 64 == 63 or index == len(count) - 1):

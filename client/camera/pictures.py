@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from carpool.client.camera.pipeline import Pipeline, cropped
 from carpool.client.camera.samples import Frames
 from carpool.privacy.errors import DataError
 
@@ -77,3 +78,11 @@ def resized(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.u
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def prepared(
+    picture: NDArray[np.uint8], pipeline: Pipeline, width: int, height: int, where: str
+) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3] of uint8 [h, w, 3]: cropped, then resized; 0 leaves that side as it is."""
+    picture = cropped(picture, pipeline, where)
+    return resized(picture, width or picture.shape[1], height or picture.shape[0])

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from carpool.client.camera.pipeline import DEFAULT, Pipeline
 from carpool.privacy.errors import DataError
 
 Frames = NDArray[np.uint8]
@@ -45,12 +46,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Schema:
-    """Shape and meaning of a pool's samples."""
+    """Shape and meaning of a pool's samples, and what is done with their pixels."""
 
     views: tuple[str, ...]
     height: int
     width: int
     targets: tuple[Target, ...]
+    pipeline: Pipeline = DEFAULT
 
     def target(self, name: str) -> Target:
         """The target of that name; raises DataError with the known names."""
@@ -154,6 +156,10 @@ class FleetData(Protocol):
     @property
     def vehicles(self) -> int:
         """Number of vehicles."""
+
+    @property
+    def sizes(self) -> Rows:
+        """Training samples of each vehicle, int64 [vehicles]; found without making any."""
 
     def training(self, vehicle: int) -> Shard:
         """What vehicle 0..vehicles-1 trains on."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from carpool.client.camera.pipeline import DEFAULT, Pipeline
 from carpool.client.camera.samples import Pool
 
 VIEWS = (
@@ -25,8 +26,8 @@ VIEWS = (
 class DataSettings:
     """The [data] section; every field has the experiment file's name and default.
 
-    width, height: pixels of one view; 0 is the source's own size: 64x48 for procedural, 32x32 for gtsrb
-    folders, and for npz whatever the file holds.
+    width, height: pixels of one view, after cropping; 0 is the source's own size: 64x48 for procedural, 32x32
+    for gtsrb folders, and for the others what is left of the pictures when they are cropped.
     """
 
     source: str = "procedural"
@@ -45,6 +46,8 @@ class DataSettings:
     frames: int = 16
     seed: int = 0
     cache: Path | None = None
+    pipeline: Pipeline = DEFAULT
+    on_demand: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from carpool.client.camera import gtsrb, npz
+from carpool.client.camera import comma2k19, decoded, gtsrb, imagefolder, npz, parquet, udacity
+from carpool.client.camera.archive import Archive
 from carpool.client.camera.pictures import Progress
+from carpool.client.camera.pipeline import cropped
 from carpool.client.camera.samples import Pool
 from carpool.client.camera.settings import DataSettings, Source
 from carpool.privacy.errors import CarpoolError, DataError
@@ -25,8 +27,18 @@ def load_procedural(settings: DataSettings, vehicles: int, progress: Progress | 
     return procedural.load(settings, vehicles, progress)
 
 
-SOURCES: dict[str, Loader] = {"procedural": load_procedural, "gtsrb": gtsrb.load, "npz": npz.load}
+SOURCES: dict[str, Loader] = {
+    "procedural": load_procedural,
+    "gtsrb": gtsrb.load,
+    "npz": npz.load,
+    "udacity": udacity.load,
+    "imagefolder": imagefolder.load,
+    "comma2k19": comma2k19.load,
+    "parquet": parquet.load,
+}
 """The sources that have a name of their own."""
+FILES = frozenset(SOURCES) - {"procedural"}
+"""Those that read files. They crop whole pictures before they resize; frames of the others are cropped."""
 
 
 def load_source(settings: DataSettings, vehicles: int, progress: Progress | None = None) -> Source:
@@ -38,7 +50,11 @@ def load_source(settings: DataSettings, vehicles: int, progress: Progress | None
     if settings.width < 0 or settings.height < 0:
         raise DataError(f"data.width x data.height is {settings.width} x {settings.height}; use 0 or more")
     if settings.source in SOURCES:
-        source = SOURCES[settings.source](settings, vehicles, progress)
+        load = SOURCES[settings.source]
+        if settings.source in FILES and is_packed(settings.path):
+            source = decoded.kept(settings, lambda: load(settings, vehicles, progress))
+        else:
+            source = load(settings, vehicles, progress)
     elif ".py:" in settings.source:
         source = from_file(settings, vehicles)
     else:
@@ -52,6 +68,13 @@ def load_source(settings: DataSettings, vehicles: int, progress: Progress | None
             f"{settings.source}: the test set's schema is not that of the training set; make them equal"
         )
     return Source(train, test)
+
+
+def is_packed(path: Path | None) -> bool:
+    """Is there something to decode: not so in an .npz with raw frames, of which a copy would be no gain."""
+    if path is None or path.suffix.lower() != ".npz":
+        return True
+    return path.is_file() and any(name.endswith("jpeg") for name in Archive(path).headers)
 
 
 def from_file(settings: DataSettings, vehicles: int) -> Source:
@@ -89,8 +112,15 @@ def describe(error: Exception) -> str:
 
 
 def narrowed(pool: Pool, settings: DataSettings) -> Pool:
-    """The pool with only the chosen views and targets, in their order; itself where nothing is chosen."""
+    """The pool with only the chosen views and targets, in their order, and what the pipeline says.
+
+    Itself where nothing is chosen and the pipeline is the default.
+    """
     schema, frames = pool.schema, pool.frames
+    if settings.source not in FILES and settings.pipeline.crops:
+        frames = cropped(frames, settings.pipeline, f"a frame of {settings.source}")
+        schema = replace(schema, height=frames.shape[2], width=frames.shape[3])
+    schema = replace(schema, pipeline=settings.pipeline)
     if settings.targets:
         repeated = len(set(settings.targets)) < len(settings.targets)
         if repeated:

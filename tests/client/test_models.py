@@ -10,7 +10,8 @@ from torch import nn
 
 from carpool.client.camera.samples import Schema, Target
 from carpool.client.flat import FlatModel
-from carpool.client.models import BUILT_IN, build, conv_stage, stages_for, standardise
+from carpool.client.layers import stages_for, standardise
+from carpool.client.models import BUILT_IN, build, conv_stage
 from carpool.privacy.errors import ConfigError
 
 SIZES = [(16, 16), (48, 64), (64, 48), (32, 32), (17, 23), (96, 96), (16, 96), (33, 40)]
@@ -40,7 +41,7 @@ def targets_for(views: int) -> list[tuple[Target, ...]]:
 @pytest.mark.parametrize("views", [1, 3, 8])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_every_model_gives_every_output_at_every_size(name, views, height, width):
-    options = {"channels": 8} if "cnn" in name else {"hidden": 8} if name == "mlp" else {}
+    options = {"channels": 8} if "cnn" in name or "resnet" in name else {"hidden": 8} if name == "mlp" else {}
     kinds = targets_for(views) if (height, width) == (16, 16) else targets_for(views)[-1:]
     for targets in kinds:
         model = build(name, schema(views, height, width, targets), options, 0)
@@ -71,10 +72,10 @@ def test_samples_of_a_batch_do_not_touch_each_other(name):
             torch.testing.assert_close(alone[key][0], together[key][i], rtol=1e-4, atol=1e-5)
 
 
-def test_cnn_small_has_about_180_thousand_parameters():
+@pytest.mark.parametrize(("name", "size"), [("cnn-small", 176_139), ("resnet-small", 242_811)])
+def test_convolutional_models_have_about_200_thousand_parameters(name, size):
     signs = Target("sign", "class", classes=tuple(str(i) for i in range(43)))
-    model = FlatModel(build("cnn-small", schema(1, 32, 32, (signs,)), {}, 0))
-    assert 170_000 <= model.trainable <= 190_000
+    assert FlatModel(build(name, schema(1, 32, 32, (signs,)), {}, 0)).trainable == size
 
 
 @pytest.mark.slow  # the first convolution of a process
@@ -134,8 +135,9 @@ def test_the_seed_fixes_the_parameters_and_leaves_torchs_generator_alone():
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("mlp", {"hiden": 3}, "model.options.hiden is unknown; mlp takes hidden"),
+        ("mlp", {"hiden": 3}, "model.options.hiden is unknown; mlp takes hidden, layers"),
         ("logistic", {"hidden": 3}, "model.options.hidden is unknown; logistic takes no options"),
+        ("mlp", {"layers": 9}, "layers is 9; it must be a whole number 1..8"),
         ("mlp", {"hidden": 0}, "hidden is 0; it must be a whole number 1..16384"),
         ("mlp", {"hidden": True}, "hidden is True"),
         ("mlp", {"hidden": 3.0}, r"hidden is 3\.0"),
@@ -147,7 +149,12 @@ def test_the_seed_fixes_the_parameters_and_leaves_torchs_generator_alone():
         ),
         ("cnn-small", {"channels": 2048}, "channels is 2048"),
         ("cnn-multiview", {"embedding": -1}, "embedding is -1"),
-        ("resnet", {}, "model.name is 'resnet'; use one of logistic, mlp, cnn-small, cnn-multiview, or path"),
+        ("resnet-small", {"blocks": 0}, r"blocks is 0; it must be a whole number 1\.\.16"),
+        (
+            "resnet",
+            {},
+            "is 'resnet'; use one of logistic, mlp, cnn-small, cnn-multiview, resnet-small, or path",
+        ),
     ],
 )
 def test_a_wrong_name_or_option_is_refused_with_the_fix(name, options, said):
@@ -155,7 +162,7 @@ def test_a_wrong_name_or_option_is_refused_with_the_fix(name, options, said):
         build(name, schema(1, 16, 16, (SIGN,)), options, 0)
 
 
-@pytest.mark.parametrize(("name", "least"), [("cnn-small", 8), ("cnn-multiview", 16)])
+@pytest.mark.parametrize(("name", "least"), [("cnn-small", 8), ("cnn-multiview", 16), ("resnet-small", 16)])
 def test_pictures_that_are_too_small_are_refused(name, least):
     build(name, schema(1, least, least, (SIGN,)), {}, 0)(torch.zeros(1, 1, 3, least, least))
     for height, width in ((least - 1, least), (least, least - 1)):

@@ -61,9 +61,8 @@ def test_asked_and_needed_do_not_suffer_from_floats():
         ({"selection.cohort": 2, "selection.quorum": 0.3}, "quorum 0.3", "at least 0.5"),
         ({"selection.deadline_min_s": 9e3}, "9000.0 s", "lower the first"),
         ({"fleet.leave.before_training": 0.9}, "add up to 1.15", "at most 1"),
-        ({"experiment.engine": "ray"}, '"ray" is not in this version', 'use engine = "inline"'),
+        ({"experiment.engine": "peers"}, '"peers" is not in this version', 'use engine = "inline"'),
         ({"experiment.topology": "ring"}, '"ring" is not in this version', 'use topology = "server"'),
-        ({"experiment.workers": 2}, "workers 2 is not in this version", "use workers = 1"),
         ({"privacy.channel": "secagg"}, '"secagg" is not in this version', 'use channel = "plain"'),
         ({"privacy.channel": "sealed"}, '"sealed" is not in this version', 'use channel = "plain"'),
         ({"privacy.dp.mechanism": "central"}, '"central" is not in', 'use mechanism = "none"'),
@@ -85,6 +84,19 @@ def test_asked_and_needed_do_not_suffer_from_floats():
         ({"data.source": "npz"}, 'source "npz"', "give it"),
         ({"data.path": "x.npz"}, '"x.npz"', "set data.source"),
         ({"data.targets": ["sgn"]}, '"sgn"', 'did you mean "sign"'),
+        ({"data.source": "udacity"}, 'source "udacity"', "driving_log.csv"),
+        ({"data.source": "parquet"}, 'source "parquet"', "give it"),
+        (
+            {"data.source": "comma2k19", "data.path": "x", "data.targets": ["brake"]},
+            '"brake"',
+            "one of steering, speed",
+        ),
+        ({"data.pipeline.crop_top": 0.6, "data.pipeline.crop_bottom": 0.4}, "is 0.6", "below 1"),
+        (
+            {"data.pipeline.normalise": "picture", "data.pipeline.std": [1, 1, 1]},
+            "std is [1",
+            "leave std out",
+        ),
         ({"train.epochs": 2, "train.steps": 4}, "train.steps is 4", "keep one"),
     ],
 )
@@ -97,6 +109,13 @@ def test_rules_about_several_keys(changes, value, fix):
         put(document, tuple(dotted.split(".")), new)
     with pytest.raises(pydantic.ValidationError, match=re.escape(problem.text[:60])):
         Experiment.model_validate(document)
+
+
+def test_unprotected_sums_are_not_formed_under_a_promise_of_privacy():
+    for key, value in (("privacy.channel", "secagg"), ("privacy.dp.mechanism", "central")):
+        found = cross_problems(experiment(**{"data.pipeline.normalise": "federated", key: value}))
+        assert any("sums are not protected" in problem.text for problem in found)
+    assert cross_problems(experiment(**{"data.pipeline.normalise": "federated"})) == []
 
 
 def test_the_defaults_and_the_edges_break_no_rule():

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -11,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from carpool.client.camera.pipeline import Pipeline
 from carpool.client.camera.samples import Schema, Target
 from carpool.client.deployed import Deployed, output_names
+from carpool.client.flat import FlatModel
 from carpool.client.losses import to_float
 from carpool.client.modelfile import Recipe
 from carpool.client.models import BUILT_IN, build
@@ -162,11 +165,8 @@ def test_deployed_says_what_predict_says(name):
         raw = module(to_float(frames))
     assert torch.equal(values, raw["frames"][:, 0] * 50)
 
-    class Flat:
-        device = torch.device("cpu")
-
-    Flat.module = module
-    for row, answers in enumerate(predict(Flat, frames, SCHEMA.targets, SCHEMA.views)):
+    model = FlatModel(build(name, SCHEMA, {}, 3))
+    for row, answers in enumerate(predict(model, frames, SCHEMA.targets, SCHEMA.views)):
         assert answers["weather"].probability == pytest.approx(float(classes[row].max()), rel=1e-5)
         assert answers["obstacle"].probability == pytest.approx(flags[row].tolist(), rel=1e-5)
         assert answers["frames"].value == pytest.approx(float(values[row]), rel=1e-5)
@@ -222,3 +222,27 @@ def test_card_never_promises_more_than_the_channel(channel):
 def test_hostile_names_stay_text():
     assert modelcard.plain("<b>\x1b[31m|`*") == "\\<b\\>?\\[31m\\|\\`\\*"
     assert modelcard.described(Target("x", "class", tuple("abc") * 30)).endswith(", ...)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        Pipeline(colour="yuv", normalise="federated", mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3)),
+        Pipeline(colour="gray", normalise="picture", crop_top=0.25),
+    ],
+    ids=["federated", "picture"],
+)
+def test_the_pipeline_is_in_the_onnx_file(pipeline):
+    pytest.importorskip("onnxruntime")
+    import onnx
+
+    schema = dataclasses.replace(SCHEMA, pipeline=pipeline)
+    recipe = Recipe("logistic", {}, "refuse", schema)
+    module = build("logistic", schema, {}, 3)
+    graph = export.to_onnx(Deployed(module, schema).eval(), recipe)
+    assert export.distance(Deployed(module, schema).eval(), graph, recipe) < 1e-4
+    with pytest.raises(RunError, match="differs from the model by"):
+        export.distance(Deployed(module, SCHEMA).eval(), graph, recipe)
+    facts = json.loads(onnx.load_model_from_string(graph).metadata_props[0].value)
+    assert facts.get("crop", {}).get("crop_top") == (0.25 if pipeline.crop_top else None)

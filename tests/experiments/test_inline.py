@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from carpool.experiments.availability import Bernoulli, Leave
+from carpool.experiments.availability import Bernoulli, Leave, Markov
 from carpool.experiments.inline import RUN_ID, InlineGrid, VirtualClock, node_of
 from carpool.experiments.pace import Pace
 from carpool.experiments.stages import STAGES
@@ -158,3 +158,23 @@ def test_an_interruption_is_heard_between_two_vehicles() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(fleet.grid.pull_messages(ids))
     assert fleet.trained == []
+
+
+def test_everybody_is_a_range_and_the_ids_are_the_same() -> None:
+    grid = Fleet().grid
+    assert grid.present_nodes() == range(1, VEHICLES + 1)
+    assert list(grid.get_node_ids()) == [1, 2, 3, 4, 5]
+    assert [node.node_id for node in grid.get_nodes()] == [1, 2, 3, 4, 5]
+
+
+def test_those_who_are_away_are_not_listed() -> None:
+    fleet = Fleet()
+    fleet.grid._availability = Markov(200, 3, mean_present_h=4.0, mean_absent_h=4.0)
+    for now in (0.0, 20_000.0, 100_000.0):
+        fleet.clock.wait(now)
+        here = fleet.grid._availability.present(fleet.clock.now())
+        nodes = fleet.grid.present_nodes()
+        assert isinstance(nodes, np.ndarray)
+        assert nodes.dtype == np.int64
+        assert nodes.tolist() == (np.flatnonzero(here) + 1).tolist()
+        assert 20 < len(nodes) < 180

@@ -89,7 +89,12 @@ channel = "secagg"
         (NAME + '[data]\nsplit = "dirichlett"', 'did you mean "dirichlet"? It must be one of natural, '),
         (NAME + '[model]\nname = "cnn-smal"', 'did you mean "cnn-small"?'),
         (NAME + '[strategy]\nname = "fedavgg"', 'did you mean "fedavg"?'),
-        (NAME + '[data]\nsource = "udacity"', 'data.source is "udacity"; it is not in this version'),
+        (NAME + '[data]\nsource = "udacty"', 'did you mean "udacity"?'),
+        (
+            NAME + "[data.pipeline]\nstd = [1, 0, 1]",
+            "data.pipeline.std is [1, 0, 1]; all three must be above 0",
+        ),
+        (NAME + "[data.pipeline]\nmean = [0.5]", "data.pipeline.mean is [0.5]; it must have three numbers"),
         (NAME + "[train]\nlr = nan", "train.lr is nan; it must be a finite number"),
         (NAME + "[train]\nepochs = 1.5", "train.epochs is 1.5; it must be a whole number"),
         (NAME + '[train]\nepochs = "2"', 'train.epochs is "2"; it must be a whole number'),

@@ -1,6 +1,7 @@
 """Speeds of simulated vehicles."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -38,3 +39,14 @@ def test_all_wrong_settings_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Pace(1, 1, seconds_per_example=0.0, spread=-1.0, uplink_mbit=math.inf, downlink_mbit=math.nan)
     assert len(caught.value.problems) == 4
+
+
+@pytest.mark.slow
+def test_a_million_vehicles_cost_24_bytes_each_at_every_moment() -> None:
+    tracemalloc.start()
+    try:
+        Pace(1_000_000, 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 25e6

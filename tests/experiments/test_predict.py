@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carpool.client.camera.pipeline import Pipeline
 from carpool.client.camera.samples import Schema, Target
 from carpool.experiments import cli, pictures_in, predictions, run
 from carpool.experiments.load import load_experiment
@@ -196,3 +198,12 @@ def test_overlay_is_orange_where_it_matters_and_grey_elsewhere():
     assert (drawn[1:] == 75).all()
     assert drawn[0, 0].tolist() == [228, 115, 11]
     assert (predictions.overlay(frame, -heat * 0, 0.0) == 75).all()
+
+
+def test_pictures_are_cropped_like_those_in_training(tmp_path):
+    sky = np.zeros((40, 20, 3), np.uint8)
+    sky[:20] = 255
+    Image.fromarray(sky).save(tmp_path / "road.png")
+    whole, cut = ONE, dataclasses.replace(ONE, pipeline=Pipeline(crop_top=0.5))
+    assert read_pictures([tmp_path / "road.png"], whole)[1].max() == 255
+    assert read_pictures([tmp_path / "road.png"], cut)[1].max() == 0

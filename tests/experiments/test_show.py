@@ -214,3 +214,23 @@ def test_looking_at_runs_loads_neither_torch_nor_matplotlib() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "carpool.experiments.plots" in found.stdout.split()
     assert not {"torch", "matplotlib", "flwr"} & set(found.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("settings_", "said"),
+    [
+        ('[train]\nbatching = "stacked"\n', "stacked (a cohort as one computation), 1 process"),
+        ('[train]\nbatching = "sequential"\n', "sequential (one vehicle after another), 1 process"),
+        ("", None),
+    ],
+)
+def test_the_path_of_training_is_shown(tmp_path: Path, settings_: str, said: str | None) -> None:
+    folder = write_run(tmp_path / "a")
+    config = folder / "config.toml"
+    if said is not None:
+        config.write_text(config.read_text().replace("rounds = 4\n", "rounds = 4\nworkers = 1\n") + settings_)
+    shown_ = shown(folder)
+    assert ("training" in shown_.split("Rounds")[0]) is (said is not None)
+    assert said is None or said in shown_
+    found = show.document(read_run(folder))
+    assert (found["workers"], found["profile"]) == (None if said is None else 1, None)

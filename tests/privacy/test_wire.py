@@ -6,13 +6,13 @@ import json
 import math
 import struct
 import tracemalloc
-import zlib
 from dataclasses import fields, replace
 from pathlib import Path
 
 import msgpack
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +26,8 @@ from carpool.privacy.wire import (
     encode,
 )
 
-GOLDEN = Path(__file__).parents[1] / "vectors" / "wire_v1.json"
-PREFIX = struct.Struct("<BBHIQI")
+GOLDEN = Path(__file__).parents[1] / "vectors" / "wire_v2.json"
+PREFIX = struct.Struct("<BBHIQQ")
 
 TASK = TaskMessage(
     run="0123456789abcdef",
@@ -61,12 +61,12 @@ def body_of(message) -> bytes:
 
 
 def frame(
-    head: bytes, body: bytes = b"", *, kind: int = 2, version: int = 1, zero: int = 0, pad=None
+    head: bytes, body: bytes = b"", *, kind: int = 2, version: int = 2, zero: int = 0, pad=None
 ) -> bytes:
     """A message with a right checksum, whatever is in it: what a hostile vehicle can make."""
     pad = bytes(-(PREFIX.size + len(head)) % 64) if pad is None else pad
     rest = head + pad + body
-    return PREFIX.pack(version, kind, zero, len(head), len(body), zlib.crc32(rest)) + rest
+    return PREFIX.pack(version, kind, zero, len(head), len(body), xxhash.xxh3_64_intdigest(rest)) + rest
 
 
 def forged(body: bytes | None = None, drop: tuple[str, ...] = (), **changes) -> bytes:
@@ -146,12 +146,12 @@ def test_the_golden_bytes_change_only_with_the_version():
 def test_the_layout_is_the_one_in_the_docstring():
     data = encode(CONTRIBUTION)
     version, kind, zero, head, body, checksum = PREFIX.unpack_from(data)
-    start = -(-(20 + head) // 64) * 64
-    assert (version, kind, zero, body) == (1, 2, 0, 12)
+    start = -(-(24 + head) // 64) * 64
+    assert (version, kind, zero, body) == (2, 2, 0, 12)
     assert len(data) == start + 12
-    assert checksum == zlib.crc32(data[20:])
-    assert msgpack.unpackb(data[20 : 20 + head]) == header_of(CONTRIBUTION)
-    assert not any(data[20 + head : start])
+    assert checksum == xxhash.xxh3_64_intdigest(data[24:])
+    assert msgpack.unpackb(data[24 : 24 + head]) == header_of(CONTRIBUTION)
+    assert not any(data[24 + head : start])
     assert struct.unpack("<3f", data[start:]) == (0.125, -1.0, 3.5)
 
 
@@ -176,6 +176,22 @@ def test_encoding_copies_the_vectors():
     data = encode(replace(CONTRIBUTION, vectors={"delta": vector}))
     vector[:] = 9
     assert decode_contribution(data).vectors["delta"].tolist() == [1, 1, 1]
+
+
+def test_the_largest_copy_is_the_message_itself():
+    """Encoding writes the vectors once and decoding not at all: no second buffer of their size exists."""
+    vector = np.zeros(1_000_000, np.float32)
+    message = replace(CONTRIBUTION, vectors={"delta": vector})
+    tracemalloc.start()
+    try:
+        data = encode(message)
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * vector.nbytes
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        decode_contribution(data)
+        assert tracemalloc.get_traced_memory()[1] - before < 0.1 * vector.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 # -- what is damaged is refused ----------------------------------------------------------------------
@@ -280,7 +296,7 @@ def test_a_task_in_the_frame_of_a_contribution_is_refused():
     ],
 )
 def test_a_claimed_length_is_refused_before_anything_is_allocated(head, body, said):
-    data = PREFIX.pack(1, 2, 0, head, body, 0) + bytes(100)
+    data = PREFIX.pack(2, 2, 0, head, body, 0) + bytes(100)
     tracemalloc.start()
     try:
         with pytest.raises(VehicleError, match=said):
@@ -325,10 +341,10 @@ def test_deep_nesting_is_refused_without_exhausting_the_stack(depth, nest, name)
 # -- the prefix --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("version", [0, 1, 3, 255])
 def test_another_version_is_refused_by_name(version):
     head = msgpack.packb(header_of(CONTRIBUTION))
-    with pytest.raises(VehicleError, match=f"wire version {version}; this side speaks 1"):
+    with pytest.raises(VehicleError, match=f"wire version {version}; this side speaks 2"):
         decode_contribution(frame(head, body_of(CONTRIBUTION), version=version))
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -102,3 +103,29 @@ def test_a_million_vehicles_take_under_fifty_milliseconds() -> None:
         uniform(present, 30, rng)
         best = min(best, time.perf_counter() - begin)
     assert best < 0.05
+
+
+@given(st.integers(-5, 5), st.integers(0, 60), st.integers(1, 3), st.integers(0, 70), st.integers(0, 2**32))
+def test_a_range_gives_the_cohort_of_the_ids_in_it(
+    start: int, count: int, step: int, size: int, seed: int
+) -> None:
+    present = range(start, start + count * step, step)
+    chosen = uniform(present, size, generator(seed))
+    assert chosen.dtype == np.int64
+    assert np.array_equal(chosen, uniform(np.array(present, np.int64), size, generator(seed)))
+
+
+def test_a_falling_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="strictly increasing"):
+        uniform(range(9, 0, -1), 2, generator(1))
+
+
+def test_a_million_in_a_range_cost_the_cohort_only() -> None:
+    tracemalloc.start()
+    try:
+        chosen = uniform(range(1, 1_000_001), 100, generator(3))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(chosen) == 100
+    assert peak < 100_000
