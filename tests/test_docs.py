@@ -157,7 +157,7 @@ def test_the_first_screen_says_what_is_not_there_yet():
     assert "make test" in first
     for missing in (
         "secure aggregation", "differential privacy", "audit", "deployment on real vehicles", "peers",
-        "ray and worker", "further strategies", "inference for others", "rewards", "battery ageing",
+        "further strategies", "inference for others", "rewards", "battery ageing",
     ):  # fmt: skip
         assert missing in first.split("not there yet")[1], missing
 
