@@ -13,7 +13,8 @@ from carpool.client.camera.samples import Shard, Target
 from carpool.client.flat import FlatModel
 from carpool.client.losses import hits, target_loss, to_tensors
 
-BATCH = 256
+BATCH = 32
+"""Samples at once: few enough that what a convolution makes of them stays in the cache."""
 
 
 @dataclass(frozen=True)

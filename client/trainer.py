@@ -69,6 +69,13 @@ def dropout_seed(rng: np.random.Generator) -> int:
     return int(rng.bit_generator.seed_seq.generate_state(1)[0])
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for one device: that takes 0.5 ms, to tell absent GPUs too."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 class LocalTrainer:
     """Trains K vehicles from one start; fulfils `carpool.strategies.contract.Trainer`.
 
@@ -115,7 +122,7 @@ class LocalTrainer:
         for k in range(len(self._shards)):
             self._model.load(start if start.dim() == 1 else start[k])
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(dropout_seed(self._rngs[k]))
+                seed_torch(dropout_seed(self._rngs[k]), self._model.device)
                 self._one(k, correction)
             result[k] = self._model.vector.detach()
         return result

@@ -28,6 +28,7 @@ from carpool.client.trainer import TrainSettings
 from carpool.experiments.cohort import Member, units
 from carpool.experiments.config import Experiment
 from carpool.experiments.load import data_settings, load_experiment
+from carpool.experiments.process import set_process
 from carpool.experiments.runfolder import CONFIG, run_identity
 from carpool.experiments.workers import WorkerPool
 from carpool.privacy.errors import ConfigError, VehicleError
@@ -51,11 +52,6 @@ def pick_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def fit_threads() -> None:
-    """One thread a process: two threads lose to two processes, and results do not depend on the cores."""
-    torch.set_num_threads(1)
-
-
 class Workshop:
     """An experiment with its data, model and strategy."""
 
@@ -66,7 +62,7 @@ class Workshop:
         progress: Progress | None = None,
         data: FleetData | None = None,
     ) -> None:
-        fit_threads()
+        set_process()
         self.experiment = experiment
         self.run = run
         with span("data"):
@@ -292,9 +288,7 @@ def remember(folder: Path, workshop: Workshop) -> None:
 
 def open_workshop(folder: Path) -> Workshop:
     """The workshop of a run's folder, opened from its config.toml at the first call in this process."""
-    if folder in _opened:  # as it stands there, resolved; every vehicle of every round comes by here
-        return _opened[folder]
-    key = folder.resolve()
+    key = folder if folder in _opened else folder.resolve()  # every vehicle of every round comes by here
     if key not in _opened:
         _opened[key] = Workshop(load_experiment(key / CONFIG), run_identity(key))
     return _opened[key]
