@@ -266,6 +266,11 @@ BEGUN: list[subprocess.Popen[str]] = []
 CARPOOL = [sys.executable, "-c", "from carpool.experiments.cli import main; main()"]
 
 
+def hear_interruptions() -> None:
+    """A shell that runs its jobs in the background lets them ignore Ctrl-C; these are to hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin(*arguments: str | Path) -> subprocess.Popen[str]:
     """Carpool as a process, in a process group of its own as on a terminal."""
     process = subprocess.Popen(
@@ -275,6 +280,7 @@ def begin(*arguments: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_interruptions,
     )
     BEGUN.append(process)
     return process
