@@ -17,8 +17,11 @@ the committee's binomial law are about ONE draw that does not depend on who is i
 3. A value from outside, the list committed to in the log (`pool`, `keys`) under a checkpoint that others hold
    before the value is published (`Source.first_after`): the server gets one draw a commitment. It can still
    let a round lapse and commit again; every try is one more commitment in the log.
-4. A value from outside that was published BEFORE the list was settled is no better than 2. So it is with a
-   `secagg+` round whose announcement has the beacon in it, before vehicles sent their keys.
+4. A value from outside that was published BEFORE the list was settled is no better than 2.
+
+A `secagg+` round commits to its ordered list of keys first (entry `keys`; the announcement holds no beacon),
+and the seed is that of the very checkpoint that signs the commitment (following.py), so that a value from
+outside fits in between. Runs have none: 1 and 2 are what holds for them.
 
 In this version nothing fetches a value or checks a source's signature (drand's are BLS12-381, which
 `cryptography` does not have): whoever gives one vouches for it, and the log's entry `beacon` lets everybody

@@ -5,6 +5,7 @@
         revoked.list            signed, with a counter (revocation.py); everybody may have it
         issued.jsonl            a line a certificate, a line a revocation: appended, never changed
         vehicle-7/              identity.key (unless the member keeps it elsewhere), identity.cert
+        aggregator-0/           also sealing.key (X25519) and sealing.signed (sealing_key.py)
 
 A certificate is in issued.jsonl before it is in a file, so that whatever exists can be revoked; a serial is
 in revoked.list before issued.jsonl says so. A command that is killed half-way can be given again.
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from carpool.privacy import keyfiles, revocation
+from carpool.privacy import keyfiles, revocation, sealing_key
 from carpool.privacy.enrolment import Request
 from carpool.privacy.errors import PrivacyRefused, RunError, UsageError, VehicleError
 from carpool.privacy.identity import MOST_DAYS, Certificate, Role, Trust, issue, public_bytes
@@ -31,6 +33,7 @@ from carpool.privacy.storage import append_line, refusals, write_text
 
 CA_KEY, CA_PUBLIC, REVOKED, ISSUED = "ca.key", "ca.pub", "revoked.list", "issued.jsonl"
 KEY, CERTIFICATE = "identity.key", "identity.cert"
+SEALING, SIGNED = "sealing.key", "sealing.signed"
 SKEW = 300
 """Seconds by which a certificate begins earlier: the clocks of members differ."""
 ROTATED = "rotated"
@@ -139,7 +142,10 @@ class FleetFolder:
         return self.folder / name_of(role, member) / KEY
 
     def certify(self, role: Role, member: int, key: bytes, *, now: int, days: float) -> Certificate:
-        """Issue a certificate: written down first, then into the member's folder. Raises UsageError."""
+        """Issue a certificate: written down first, then into the member's folder. Raises UsageError.
+
+        An aggregator whose private key is here gets a key to seal to as well, a new one with a new identity.
+        """
         name = name_of(role, member)
         if self._owners.get(key.hex(), name) != name:
             raise UsageError(f"this key is that of {self._owners[key.hex()]}; every member needs its own")
@@ -159,6 +165,8 @@ class FleetFolder:
         self._write(line)
         keyfiles.private_folder(self.folder / name)
         keyfiles.save_certificate(self.folder / name / CERTIFICATE, certificate)
+        if role is Role.AGGREGATOR:
+            announce(self.folder / name, certificate)
         return certificate
 
     def revoke(self, serials: Sequence[str], why: str, now: int) -> list[str]:
@@ -191,6 +199,38 @@ def create(folder: Path, now: int) -> FleetFolder:
     save_revoked(folder / REVOKED, revocation.first(ca, now))
     keyfiles.save_public(folder / CA_PUBLIC, public_bytes(ca))  # last: a folder that has it is complete
     return FleetFolder(folder)
+
+
+def announce(folder: Path, certificate: Certificate) -> None:
+    """Have an aggregator sign its sealing key under this certificate; nothing where its own key is elsewhere.
+
+    The key stays while the identity does; with another identity it is replaced, in the next epoch. Raises
+    UsageError, PrivacyRefused for damaged or unguarded files, RunError.
+    """
+    if not (folder / KEY).exists():
+        return
+    key, path = keyfiles.load_signing(folder / KEY), folder / SEALING
+    if public_bytes(key) != certificate.key:  # of a member that went elsewhere with a new one
+        return
+    known = load_sealing_key(folder / SIGNED) if (folder / SIGNED).is_file() else None
+    old = keyfiles.load_sealing(path) if path.exists() else None
+    epoch = known.epoch if known else 1
+    theirs = (certificate.key, old.public_key().public_bytes_raw()) if old else ()
+    if known and theirs != (known.certificate.key, known.public):
+        old, epoch = None, epoch + 1
+    if old is None:
+        old = X25519PrivateKey.generate()
+        keyfiles.save_private(path, old, replace=True)
+    signed = sealing_key.announce_key(key, certificate, old.public_key(), epoch)
+    write_text(folder / SIGNED, keyfiles.armour("SEALING KEY", signed.encode()))
+
+
+def load_sealing_key(path: Path) -> sealing_key.SealingKey:
+    """The aggregator's announcement in a file, unverified; raises UsageError."""
+    try:
+        return sealing_key.decode(keyfiles.unarmour("SEALING KEY", keyfiles.read_small(path)))
+    except (ValueError, VehicleError) as error:
+        raise UsageError(f"{path} is no signed sealing key of Carpool: {error}") from error
 
 
 @contextmanager

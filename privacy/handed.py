@@ -20,6 +20,7 @@ from carpool.privacy.wire import SURE, ContributionMessage, body_offset, encode
 
 _NAMES = [field.name for field in fields(ContributionMessage) if field.name != "packings"]
 _FLOAT = 9
+_FLOAT32 = np.dtype(np.float32)
 # A map of up to 15 fields, a list of up to 15 vectors and every name have one byte in front.
 _FIXED = 1 + sum(1 + len(name) for name in _NAMES) + _FLOAT + 1
 _FEW = 15
@@ -30,8 +31,11 @@ def encoded_sizes(messages: Sequence[ContributionMessage]) -> list[int | Vehicle
     """For each message `len(encode(message))`, or the VehicleError that `encode` raises; in their order."""
     sure: dict[int, bool] = {}
     found: list[int | VehicleError] = []
+    like: tuple[ContributionMessage, int] | None = None
     for message in messages:
-        size = _plain_size(message, sure)
+        common = like[1] if like is not None and _alike(message, like[0]) else _common_size(message)
+        like = None if common is None else (message, common)
+        size = None if common is None else _plain_size(message, common, sure)
         if size is None:
             try:
                 size = len(encode(message))
@@ -42,19 +46,41 @@ def encoded_sizes(messages: Sequence[ContributionMessage]) -> list[int | Vehicle
     return found
 
 
-def _plain_size(message: ContributionMessage, sure: dict[int, bool]) -> int | None:
-    """The length where every field is for sure one that `encode` takes; None where it is not."""
-    m, head, body = message, _FIXED, 0
+def _alike(one: ContributionMessage, other: ContributionMessage) -> bool:
+    """Whether what contributions to one task mostly have in common is in these two the very same."""
+    return (
+        one.run is other.run
+        and one.round is other.round
+        and one.version is other.version
+        and one.pass_number is other.pass_number
+        and one.examples is other.examples
+        and one.steps is other.steps
+        and one.packings is other.packings
+    )
+
+
+def _common_size(m: ContributionMessage) -> int | None:
+    """The bytes in the header of what `_alike` looks at, and of what never changes; None where in doubt."""
+    head = _FIXED
     if m.packings:  # only packing says how long they are, and whether they can be
         return None
-    for number in (m.round, m.version, m.pass_number, m.vehicle, m.examples, m.steps):
+    for number in (m.round, m.version, m.pass_number, m.examples, m.steps):
         if type(number) is not int or not 0 <= number < _TOO_MUCH:
             return None
-        head += 1 if number < 128 else _integer(number)
-    for text in (m.run, m.upload):
-        if type(text) is not str or not text.isascii() or len(text) > 64:
-            return None
-        head += _text(text)
+        head += _integer(number)
+    if type(m.run) is not str or not m.run.isascii() or len(m.run) > 64:
+        return None
+    return head + _text(m.run)
+
+
+def _plain_size(m: ContributionMessage, common: int, sure: dict[int, bool]) -> int | None:
+    """The length where every field is for sure one that `encode` takes; None where it is not."""
+    head, body = common, 0
+    if type(m.vehicle) is not int or not 0 <= m.vehicle < _TOO_MUCH:
+        return None
+    if type(m.upload) is not str or not m.upload.isascii() or len(m.upload) > 64:
+        return None
+    head += _integer(m.vehicle) + _text(m.upload)
     if type(m.loss) is not float or not math.isfinite(m.loss) or not 0 < len(m.vectors) <= _FEW:
         return None
     for name, vector in m.vectors.items():
@@ -67,12 +93,14 @@ def _plain_size(message: ContributionMessage, sure: dict[int, bool]) -> int | No
 
 def _sound(vector: Vector, sure: dict[int, bool]) -> bool:
     """Whether a vector is surely a finite one; rows of one stack are looked at together, once."""
-    if type(vector) is not np.ndarray or vector.dtype != np.float32 or vector.ndim != 1 or not vector.size:
+    if type(vector) is not np.ndarray or vector.dtype != _FLOAT32 or vector.ndim != 1 or not vector.size:
         return False
     if not vector.flags.c_contiguous:
         return False
     whole = vector.base
-    if isinstance(whole, np.ndarray) and whole.dtype == np.float32 and whole.flags.c_contiguous:
+    if whole is not None and sure.get(id(whole)):
+        return True
+    if isinstance(whole, np.ndarray) and whole.dtype == _FLOAT32 and whole.flags.c_contiguous:
         if id(whole) not in sure:
             sure[id(whole)] = _finite(whole.reshape(-1))
         if sure[id(whole)]:

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -33,6 +34,9 @@ class Role(IntEnum):
     VEHICLE = 1
     COMMITTEE = 2
     AGGREGATOR = 3
+
+
+_ROLES = frozenset(Role)
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,13 @@ def issue(
     return Certificate(role, member, begins, ends, blank.serial, key, signature)
 
 
+@lru_cache(maxsize=1 << 12)
 def decode(data: bytes) -> Certificate:
     """A certificate from bytes, unverified; raises VehicleError on anything that is not exactly one."""
     if len(data) != SIZE:
         raise VehicleError(f"a certificate has {SIZE} bytes, not {len(data)}")
     version, role, member, begins, ends, serial, key = _FORM.unpack_from(data)
-    if version != VERSION or role not in list(Role) or member >= 1 << 63:
+    if version != VERSION or role not in _ROLES or member >= 1 << 63:
         raise VehicleError(f"certificate of version {version}, role {role}, member {member} is malformed")
     return Certificate(Role(role), member, begins, ends, serial, key, data[_FORM.size :])
 

@@ -4,6 +4,7 @@
     *.pub   public key     SubjectPublicKeyInfo PEM
     *.cert  certificate    PEM block CARPOOL CERTIFICATE around the bytes of identity.py
     *.ask   request        PEM block CARPOOL REQUEST, see enrolment.py
+    *.secret               32 bytes in hexadecimal digits and a line's end; mode 0600 like a private key
 
 A private key is read only from a regular file (no link) that is this user's or root's and that nobody else
 can read or write; an access list shows in the group's mode bits. It is never part of a message, a repr or a
@@ -16,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -33,6 +35,8 @@ FOLDER_MODE = 0o700
 MOST_BYTES = 1 << 16
 """Nothing that belongs into these files is longer, but a list of revoked serials."""
 PrivateKey = Ed25519PrivateKey | X25519PrivateKey
+SECRET = 32
+_SECRET = re.compile(rb"[0-9a-f]{64}\n")
 
 
 def private_folder(folder: Path) -> None:
@@ -49,13 +53,32 @@ def save_private(path: Path, key: PrivateKey, *, replace: bool = False) -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    _write_guarded(path, pem, replace=replace)
+
+
+def save_secret(path: Path, secret: bytes) -> None:
+    """Write 32 secret bytes as `save_private` does; raises UsageError where there is a file, RunError."""
+    if len(secret) != SECRET:
+        raise ValueError(f"a secret has {SECRET} bytes, not {len(secret)}")
+    _write_guarded(path, secret.hex().encode() + b"\n", replace=False)
+
+
+def load_secret(path: Path) -> bytes:
+    """The 32 secret bytes in a file; UsageError if there are none, PrivacyRefused if others can read it."""
+    text = _read_guarded(path)
+    if not _SECRET.fullmatch(text):
+        raise UsageError(f"{path} holds no secret of {SECRET} bytes; restore it")
+    return bytes.fromhex(text.decode("ascii"))
+
+
+def _write_guarded(path: Path, data: bytes, *, replace: bool) -> None:
     with refusals(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(file.fileno(), PRIVATE_MODE)  # whatever the umask, and before there is a secret
-                file.write(pem)
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             if replace:
@@ -63,7 +86,7 @@ def save_private(path: Path, key: PrivateKey, *, replace: bool = False) -> None:
             else:
                 path.hardlink_to(temporary)  # unlike a rename, it never replaces a file
         except FileExistsError:
-            raise UsageError(f"{path} is there already; a private key is never overwritten") from None
+            raise UsageError(f"{path} is there already; a secret is never overwritten") from None
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)

@@ -5,11 +5,12 @@
     pool           epoch, nodes, hash          whom a committee is drawn from, before the beacon that draws it
     round          round, protocol, announcement, n_min, committee, beacon    before any vehicle answers
     task           round, version, task        the hash of everything that vehicles were sent
-    keys           round, vehicles, hash       the ordered list of keys, before a beacon from outside
+    keys           round, vehicles, hash       the ordered list of keys, before the graph's beacon
     beacon         source, position, value     a value from outside (beacon.py)
     participation  round, list, vehicles       who is in a released sum, by pseudonym, sorted
     transcript     round, transcript, released    hash of the round's messages, and whether it came to a sum
 
+A round's `committee` is "" where there is none, its `beacon` where the randomness follows from a later entry.
 A vehicle's pseudonym is the same in the whole log, whatever its key, so that differences between rounds can
 be audited. Whoever has the log's secret (the server, enrolled vehicles) knows who is who; others do not.
 """
@@ -48,6 +49,12 @@ def _pseudonyms(value: Any) -> bool:
 
 
 _ID, _HASH, _NAME = _matches(_HEX16), _matches(_HEX32), _matches(_WORD)
+
+
+def _hash_or_none(value: Any) -> bool:
+    return value == "" or _HASH(value)
+
+
 KINDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "begin": {"run": _NAME, "version": lambda value: value == VERSION and _number(value), "secret": _HASH},
     "revoked": {"counter": _number, "hash": _HASH},
@@ -57,8 +64,8 @@ KINDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "protocol": _NAME,
         "announcement": _HASH,
         "n_min": _number,
-        "committee": lambda value: value == "" or _HASH(value),
-        "beacon": _HASH,
+        "committee": _hash_or_none,
+        "beacon": _hash_or_none,
     },
     "task": {"round": _ID, "version": _number, "task": _HASH},
     "keys": {"round": _ID, "vehicles": _number, "hash": _HASH},

@@ -158,6 +158,18 @@ class LogWriter:
                 raise
             sync_folder(self._path.parent)
 
+    def renew(self, signer: Signer) -> None:
+        """Sign with another certificate from now on, of the same CA."""
+        self._signer = signer
+
+    def state(self, size: int) -> Checkpoint:
+        """What a checkpoint over the first `size` entries says, unsigned; ValueError if there are fewer."""
+        if not 1 <= size <= len(self._leaves):
+            raise ValueError(f"the log has {len(self._leaves)} entries; there is no state of {size}")
+        root = merkle.root(self._leaves[:size])
+        at = self.entries[size - 1]["at"]
+        return Checkpoint(self.checkpoint.origin, size, root, at, certificate=b"", signature=b"")
+
     def inclusion(self, number: int) -> tuple[bytes, list[merkle.Hash]]:
         """An entry's line and the proof that it is in the log of the last checkpoint; raises ValueError."""
         proof = merkle.inclusion(self._leaves, number)

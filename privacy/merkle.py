@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 Hash = bytes
 """32 bytes."""
@@ -76,12 +77,13 @@ def included(entry: Hash, index: int, size: int, proof: Sequence[Hash], tree: Ha
     return found == tree
 
 
-def _sides(index: int, size: int) -> list[bool]:
+@lru_cache(maxsize=1 << 12)
+def _sides(index: int, size: int) -> tuple[bool, ...]:
     """From the leaf up: whether the way comes from a right subtree."""
     if size == 1:
-        return []
+        return ()
     cut = split(size)
-    return [*_sides(index, cut), False] if index < cut else [*_sides(index - cut, size - cut), True]
+    return (*_sides(index, cut), False) if index < cut else (*_sides(index - cut, size - cut), True)
 
 
 def consistency(leaves: Sequence[Hash], old: int) -> list[Hash]:

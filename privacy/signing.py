@@ -24,10 +24,14 @@ def message(label: str, version: int, parts: Sequence[bytes]) -> bytes:
     >>> message("carpool/x", 1, [b"ab", b""]).hex(" ")
     '63 61 72 70 6f 6f 6c 2f 78 00 01 02 00 00 00 61 62 00 00 00 00'
     """
+    return b"".join((_head(label, version), *(len(part).to_bytes(4, "little") + part for part in parts)))
+
+
+@lru_cache(maxsize=256)
+def _head(label: str, version: int) -> bytes:
     if not label.isascii() or "\0" in label or not label.startswith("carpool/") or not 0 < version < 256:
         raise ValueError(f"a signed purpose is 'carpool/...' in version 1 to 255, not {label!r} {version}")
-    head = label.encode() + bytes((0, version))
-    return head + b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    return label.encode() + bytes((0, version))
 
 
 def digest(label: str, version: int, parts: Sequence[bytes]) -> bytes:

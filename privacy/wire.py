@@ -12,7 +12,8 @@
 The header's table of vectors has a row [name, length, packing, bytes] for each; those of a task are float32,
 little-endian, those of a contribution may be packed (`packing.py`). Lengths are checked before anything is
 allocated; float32 vectors are decoded as read-only views (no copy); an unknown or missing field, a wrong
-type, a wrong length, a wrong checksum, NaN or Inf raise VehicleError. Never pickle.
+type, a wrong length, a wrong checksum, NaN or Inf raise VehicleError. Never pickle. Where the channel is
+sealed, a contribution travels in the envelope of `sealed_update.py`, with a certificate and a signature.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ RECORD = "carpool"
 TICKET = "carpool.ticket"
 """Name of the record beside a task that says to this vehicle alone: `ticket` (int), the number of this task,
 and `counted` (int), the ticket of its last contribution that was counted, 0 for none."""
+ANNOUNCED = "carpool.announced"
+"""Name of the record beside a task of a masked round: `announcement` and `committee`, as bytes."""
+TRIP = "carpool.trip"
+"""Name of the record beside a later message of a masked round: its `trip`, from 2, and the `round`."""
 FAILURES = {
     1001: "training ended in NaN or Inf",
     1002: "the vehicle has no samples to train on",

@@ -17,13 +17,14 @@ from carpool.privacy.secagg import committee as c
 from carpool.privacy.secagg import graph as graphs
 from carpool.privacy.secagg import helpers_node, helpers_vehicle, oneshot_committee, oneshot_vehicle
 from carpool.privacy.secagg import plus_vehicle as pv
-from carpool.privacy.secagg.announcement import Announcement, Protocol, announce
+from carpool.privacy.secagg.announcement import NO_COMMITTEE, Announcement, Protocol, announce
 from carpool.privacy.secagg.helpers_server import HelpersServer
 from carpool.privacy.secagg.journal import MemoryJournal
 from carpool.privacy.secagg.once_member import Node
 from carpool.privacy.secagg.once_vehicle import Speaker
 from carpool.privacy.secagg.oneshot_server import OneShotServer
 from carpool.privacy.secagg.parameters import GraphParameters
+from carpool.privacy.secagg.plus_policy import Participant, Policy
 from carpool.privacy.secagg.plus_server import PlusServer
 
 NOW = 1_800_000_000
@@ -59,13 +60,37 @@ class Clock:
         return float(np.median([v for role, v in self.seconds.items() if role.startswith(kind)]))
 
 
+@dataclass(frozen=True)
+class Given(Policy):
+    """A policy whose graph was found before: the finder's time is measured apart."""
+
+    found: GraphParameters | None = None
+
+    def graph(self, n: int) -> GraphParameters:
+        assert self.found is not None
+        assert n == self.found.n
+        return self.found
+
+
 def plus(n: int, graph: GraphParameters, d: int, leaving: float) -> dict[str, float]:
     """CPU seconds of a secagg+ round; a share `leaving` says nothing after it has shared."""
-    facts = pv.Announced(secrets.token_bytes(16), TASK, secrets.token_bytes(32), d, 2)
-    server, clock = PlusServer(facts, TRUST, lambda: NOW + 1), Clock()
-    keys = {v: Ed25519PrivateKey.generate() for v in range(n)}
-    own = {v: certificate(Role.VEHICLE, v, keys[v]) for v in keys}
-    staying = [v for v in keys if v >= round(n * leaving)]
+    aggregator, round_id = Ed25519PrivateKey.generate(), secrets.token_bytes(16)
+    levels = (1 << 31) // n - (1 << 16)
+    facts = announce(
+        Announcement(
+            Protocol.SECAGG_PLUS, round_id, NO_COMMITTEE, d, 32, levels, n, 2, 1, 0, NOW + 100, (TASK,)
+        ),
+        certificate(Role.AGGREGATOR, 1, aggregator),
+        aggregator,
+    )
+    terms = Given(2, 0.05, leaving, "semi-malicious", found=graph)
+    server, clock = PlusServer(facts, terms, TRUST, lambda: NOW + 1), Clock()
+    who = {}
+    for v in range(n):
+        key = Ed25519PrivateKey.generate()
+        shown = certificate(Role.VEHICLE, v, key)
+        who[v] = Participant(v, shown, key, TRUST, terms, MemoryJournal())
+    staying = [v for v in who if v >= round(n * leaving)]
     timed = set(staying[:: max(1, len(staying) // TIMED)][:TIMED])
     vector, states = np.arange(d, dtype=np.uint32), {}
 
@@ -78,20 +103,21 @@ def plus(n: int, graph: GraphParameters, d: int, leaving: float) -> dict[str, fl
         return data
 
     serve = lambda call, *args: clock("server", lambda: call(*args))  # noqa: E731
-    for v in keys:
-        serve(server.advertise, v, step(v, pv.begin, facts, v, own[v], keys[v]))
-    answers = serve(server.rosters, lambda _: graph)
-    for v in keys:
-        serve(server.share, v, step(v, pv.on_roster, states[v], answers[v], graph, TRUST, NOW + 1))
+    for v in who:
+        serve(server.advertise, v, step(v, pv.begin, who[v], facts, TASK, NOW + 1))
+    serve(server.commitment)
+    answers = serve(lambda: dict(server.rosters(secrets.token_bytes(32))))
+    for v in who:
+        serve(server.share, v, step(v, pv.on_roster, who[v], states[v], answers[v], NOW + 1))
     answers = serve(server.deliveries)
     for v in staying:
-        serve(server.mask, v, step(v, pv.on_sealed, states[v], answers[v], vector, keys[v]))
+        serve(server.mask, v, step(v, pv.on_sealed, who[v], states[v], answers[v], vector))
     answers = serve(server.lists)
     for v in staying:
-        serve(server.sign, v, step(v, pv.on_list, states[v], answers[v], keys[v]))
+        serve(server.sign, v, step(v, pv.on_list, who[v], states[v], answers[v]))
     answers = serve(server.signatures)
     for v in staying:
-        serve(server.open, v, step(v, pv.on_signatures, states[v], answers[v]))
+        serve(server.open, v, step(v, pv.on_signatures, who[v], states[v], answers[v]))
     total = serve(server.sum)
     assert np.array_equal(total, vector * np.uint32(len(staying)))
     return {

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -193,6 +193,10 @@ class Committee:
             public = trust.check(decode(one.certificate), Role.COMMITTEE, now)
             parts = [self.epoch.to_bytes(8, "little"), one.sealing]
             signing.verify(public, one.signature, "carpool/committee/key", VERSION, parts)
+
+
+Drawn = Callable[[Committee], None]
+"""A committee -> nothing; VehicleError unless the public log has its pool, and gives its randomness."""
 
 
 def decode_committee(data: bytes) -> Committee:

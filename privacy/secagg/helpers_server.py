@@ -88,6 +88,11 @@ class HelpersServer:
             asked.setdefault(left[0], []).append(once.encode_request(place, self._certificate))
         return asked
 
+    @property
+    def missing(self) -> bool:
+        """Whether a pair's masks are still to come."""
+        return bool(self._missing)
+
     def release(self, point: int, data: bytes) -> None:
         """Take the masks of one pair off the total."""
         announced = self.gathering.announced

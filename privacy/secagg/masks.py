@@ -81,21 +81,39 @@ def shorten(vector: Ring, bits: int) -> None:
         np.bitwise_and(vector, np.uint32((1 << bits) - 1), out=vector)
 
 
+def farthest(vector: Ring, limit: int, bits: int) -> int:
+    """The largest of a vector's numbers mod 2^bits, read from -limit up: above `limit`, one lies outside."""
+    moved = vector + np.uint32(limit)
+    shorten(moved, bits)
+    return int(moved.max(initial=0)) - limit
+
+
 def pack(vector: Ring, bits: int) -> memoryview:
-    """Numbers mod 2^bits as little-endian bytes, 3 or 4 a number."""
+    """Numbers mod 2^bits as little-endian bytes, 2, 3 or 4 a number; ValueError for other bits."""
+    _check_bits(bits)
     words = np.ascontiguousarray(vector, "<u4")
     if bits == 32:
         return words.data.cast("B")
+    if bits == 16:
+        return words.astype("<u2").data.cast("B")
     return np.ascontiguousarray(words.view(np.uint8).reshape(-1, 4)[:, :3]).data.cast("B")
 
 
 def unpack(data: memoryview, bits: int) -> Ring:
     """What `pack` made; a view where it can be."""
+    _check_bits(bits)
     if bits == 32:
         return np.frombuffer(data, "<u4")
+    if bits == 16:
+        return np.frombuffer(data, "<u2").astype(np.uint32)
     wide = np.zeros((len(data) // 3, 4), np.uint8)
     wide[:, :3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
     return wide.view("<u4").reshape(-1)
+
+
+def _check_bits(bits: int) -> None:
+    if bits not in (16, 24, 32):
+        raise ValueError(f"numbers travel in 16, 24 or 32 bits, not {bits}")
 
 
 def stream(key: bytes, n: int) -> Ring:

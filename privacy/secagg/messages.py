@@ -9,20 +9,23 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from carpool.privacy.errors import VehicleError
 from carpool.privacy.identity import SIZE as CERTIFICATE
-from carpool.privacy.secagg.masks import Ring
+from carpool.privacy.secagg.noise_levels import MOST_EXTRAS
 from carpool.privacy.signing import SIGNATURE
 
-VERSION = 1
+VERSION = 2
 MOST_VEHICLES = 1 << 17
 MOST_NUMBERS = 1 << 31
-SEALED = 8 + 32 + 64 + 16
-"""Bytes of sealed shares: the receiver's point, of the seed, of the agreement key, and the tag."""
+SEED, KEY = 32, 64
+"""Bytes of a share of a 16-byte seed, and of a 32-byte key."""
+SEALED = 8 + SEED + KEY + 16
+"""Bytes of sealed shares: the receiver's point, of the seed, of the agreement key, and the tag; between these
+two last, SEED bytes for each extra seed."""
 KEYS = 32
 _PAD = bytes(2)
 """Before a masked vector, so that its numbers lie on whole words of memory."""
@@ -62,73 +65,86 @@ def decode_advertisement(data: bytes) -> Advertisement:
 
 @dataclass(frozen=True)
 class Roster:
-    """Trip 1, down: everybody who advertised, the SHA-256 of each advertisement, and the neighbours' own."""
+    """Trip 1, down: the beacon (32 bytes), everybody who advertised, the SHA-256 of each advertisement, and
+    the neighbours' own."""
 
+    beacon: bytes
     vehicles: tuple[int, ...]
     hashes: tuple[bytes, ...]
     neighbours: tuple[Advertisement, ...]
 
     def encode(self) -> bytes:
         """The bytes."""
-        listed = np.array(self.vehicles, "<u8").tobytes() + b"".join(self.hashes)
-        near = [one.encode() for one in self.neighbours]
-        counts = struct.pack("<II", len(self.vehicles), len(near))
-        return _head(2) + counts + listed + b"".join(near)
+        head = roster_head(self.beacon, self.vehicles, self.hashes, len(self.neighbours))
+        return head + b"".join(one.encode() for one in self.neighbours)
+
+
+def roster_head(beacon: bytes, vehicles: Sequence[int], hashes: Sequence[bytes], near: int) -> bytes:
+    """What rosters with `near` neighbours have in common: all before these."""
+    listed = np.array(vehicles, "<u8").tobytes() + b"".join(hashes)
+    return _head(2) + struct.pack("<II", len(vehicles), near) + beacon + listed
 
 
 def decode_roster(data: bytes) -> Roster:
     """A roster; raises VehicleError."""
-    body, one = _body(data, 2), 2 + 8 + CERTIFICATE + 2 * KEYS + SIGNATURE
-    if len(body) < 8:
+    body, one, start = _body(data, 2), 2 + 8 + CERTIFICATE + 2 * KEYS + SIGNATURE, 8 + 32
+    if len(body) < start:
         raise VehicleError("a roster is cut off")
     count, near = struct.unpack_from("<II", body)
-    if count > MOST_VEHICLES or near >= max(1, count) or len(body) != 8 + 40 * count + one * near:
+    if count > MOST_VEHICLES or near >= max(1, count) or len(body) != start + 40 * count + one * near:
         raise VehicleError(f"a roster of {count} vehicles and {near} neighbours has not {len(body)} bytes")
-    vehicles = _increasing(np.frombuffer(body, "<u8", count, 8).tolist())
-    at = 8 + 8 * count
+    vehicles = _increasing(np.frombuffer(body, "<u8", count, start).tolist())
+    at = start + 8 * count
     hashes = tuple(body[at + 32 * i : at + 32 * (i + 1)] for i in range(count))
     at += 32 * count
     return Roster(
+        body[8:start],
         vehicles,
         hashes,
         tuple(decode_advertisement(body[at + one * i : at + one * (i + 1)]) for i in range(near)),
     )
 
 
-def encode_sealed(sealed: Mapping[int, bytes]) -> bytes:
-    """Trip 2, both ways: sealed shares by vehicle (up: by receiver, down: by sender)."""
-    return _head(3) + b"".join(v.to_bytes(8, "little") + sealed[v] for v in sorted(sealed))
+def encode_sealed(sealed: Mapping[int, bytes], extras: int = 0) -> bytes:
+    """Trip 2, both ways: sealed shares by vehicle (up: by receiver, down: by sender).
+
+    extras: extra seeds that each vehicle shared.
+    """
+    rows = (v.to_bytes(8, "little") + sealed[v] for v in sorted(sealed))
+    return _head(3) + bytes((extras,)) + b"".join(rows)
 
 
-def decode_sealed(data: bytes) -> dict[int, bytes]:
-    """Sealed shares; raises VehicleError."""
-    body, one = _body(data, 3), 8 + SEALED
-    if len(body) % one or len(body) // one > MOST_VEHICLES:
+def decode_sealed(data: bytes, extras: int = 0) -> dict[int, bytes]:
+    """Sealed shares with exactly `extras` extra seeds; raises VehicleError."""
+    body, one = _body(data, 3), 8 + SEALED + SEED * extras
+    if not 0 <= extras <= MOST_EXTRAS or body[:1] != bytes((extras,)):
+        raise VehicleError(f"shares of {extras} extra seeds are expected, not of {body[:1].hex() or 'none'}")
+    if (len(body) - 1) % one or len(body) // one > MOST_VEHICLES:
         raise VehicleError(f"sealed shares of {len(body)} bytes are malformed")
-    parts = [body[i : i + one] for i in range(0, len(body), one)]
+    parts = [body[i : i + one] for i in range(1, len(body), one)]
     vehicles = _increasing([int.from_bytes(part[:8], "little") for part in parts])
     return {v: part[8:] for v, part in zip(vehicles, parts, strict=True)}
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Trip 3, up: the masked vector uint32 [d], and a signature over its SHA-256."""
+    """Trip 3, up: the packed masked vector (masks.pack), and a signature over its SHA-256."""
 
-    vector: Ring
+    packed: memoryview
     signature: bytes
 
     def encode(self) -> bytes:
         """The bytes."""
-        return b"".join((_head(4), _PAD, self.signature, np.ascontiguousarray(self.vector, "<u4").data))
+        return b"".join((_head(4), _PAD, self.signature, self.packed))
 
 
-def decode_masked(data: bytes, size: int) -> Masked:
-    """A masked vector of exactly `size` numbers, a view; raises VehicleError."""
-    start = 4 + SIGNATURE
-    if not 0 < size <= MOST_NUMBERS or len(data) != start + 4 * size or data[2:4] != _PAD:
-        raise VehicleError(f"a masked vector of {size} numbers has not {len(data)} bytes")
+def decode_masked(data: bytes, size: int, bits: int = 32) -> Masked:
+    """A masked vector of exactly `size` numbers of `bits` bits, a view; raises VehicleError."""
+    start, right = 4 + SIGNATURE, 0 < size <= MOST_NUMBERS and bits in (16, 24, 32)
+    if not right or len(data) != start + size * bits // 8 or data[2:4] != _PAD:
+        raise VehicleError(f"a masked vector of {size} numbers of {bits} bits has not {len(data)} bytes")
     _body(data[:2], 4)
-    return Masked(np.frombuffer(data, "<u4", size, start), data[4:start])
+    return Masked(memoryview(data)[start:], bytes(data[4:start]))
 
 
 def encode_list(vehicles: Sequence[int]) -> bytes:
@@ -161,40 +177,41 @@ def decode_signatures(data: bytes) -> dict[int, bytes]:
 
 @dataclass(frozen=True)
 class Shares:
-    """Trip 5, up: for each neighbour one share: of its seed (it is in the sum) or of its key (it left)."""
+    """Trip 5, up: for each neighbour one share: of its seed (it is in the sum) or of its key (it left).
 
-    seeds: Mapping[int, bytes]
-    keys: Mapping[int, bytes]
+    seeds: SEED bytes, and as many again for each extra seed that is revealed, in order; keys: KEY bytes.
+    Secret: both; not printed.
+    """
+
+    seeds: Mapping[int, bytes] = field(repr=False)
+    keys: Mapping[int, bytes] = field(repr=False)
+    revealed: int = 0
 
     def encode(self) -> bytes:
         """The bytes."""
         seeds = b"".join(v.to_bytes(8, "little") + self.seeds[v] for v in sorted(self.seeds))
         keys = b"".join(v.to_bytes(8, "little") + self.keys[v] for v in sorted(self.keys))
-        return _head(7) + struct.pack("<II", len(self.seeds), len(self.keys)) + seeds + keys
+        return _head(7) + struct.pack("<IIB", len(self.seeds), len(self.keys), self.revealed) + seeds + keys
 
 
-def decode_shares(data: bytes) -> Shares:
-    """Shares; raises VehicleError."""
-    body = _body(data, 7)
-    if len(body) < 8:
+def decode_shares(data: bytes, revealed: int = 0) -> Shares:
+    """Shares with exactly `revealed` extra seeds; raises VehicleError."""
+    body, start = _body(data, 7), 9
+    if len(body) < start:
         raise VehicleError("shares are cut off")
-    seeds, keys = struct.unpack_from("<II", body)
-    if seeds > MOST_VEHICLES or keys > MOST_VEHICLES or len(body) != 8 + 40 * seeds + 72 * keys:
+    seeds, keys, extra = struct.unpack_from("<IIB", body)
+    if extra != revealed or not 0 <= revealed <= MOST_EXTRAS:
+        raise VehicleError(f"shares of {revealed} revealed seeds are expected, not of {extra}")
+    widths = (8 + SEED * (1 + extra), 8 + KEY)
+    if max(seeds, keys) > MOST_VEHICLES or len(body) != start + widths[0] * seeds + widths[1] * keys:
         raise VehicleError(f"{seeds} + {keys} shares have not {len(body)} bytes")
-    one = [body[8 + 40 * i : 8 + 40 * (i + 1)] for i in range(seeds)]
-    at = 8 + 40 * seeds
-    two = [body[at + 72 * i : at + 72 * (i + 1)] for i in range(keys)]
-    found = [
-        dict(
-            zip(
-                _increasing([int.from_bytes(p[:8], "little") for p in rows]),
-                [p[8:] for p in rows],
-                strict=True,
-            )
-        )
-        for rows in (one, two)
-    ]
-    return Shares(found[0], found[1])
+    found, at = [], start
+    for count, width in zip((seeds, keys), widths, strict=True):
+        rows = [body[at + width * i : at + width * (i + 1)] for i in range(count)]
+        vehicles = _increasing([int.from_bytes(row[:8], "little") for row in rows])
+        found.append({v: row[8:] for v, row in zip(vehicles, rows, strict=True)})
+        at += width * count
+    return Shares(found[0], found[1], revealed)
 
 
 def _head(kind: int) -> bytes:

@@ -58,6 +58,11 @@ class Header:
         return int(_CORE.unpack_from(self.core)[3])
 
     @property
+    def announced(self) -> bytes:
+        """The digest of the announcement that it answers."""
+        return bytes(_CORE.unpack_from(self.core)[4])
+
+    @property
     def task(self) -> bytes:
         """The hash of what it trained on."""
         return bytes(_CORE.unpack_from(self.core)[5])

@@ -20,8 +20,8 @@ from carpool.privacy import merkle, signing
 from carpool.privacy.errors import VehicleError
 from carpool.privacy.identity import Trust
 from carpool.privacy.secagg import once
-from carpool.privacy.secagg.announcement import VERSION, Announcement
-from carpool.privacy.secagg.committee import Committee, Sizes
+from carpool.privacy.secagg.announcement import VERSION, Announcement, Logged
+from carpool.privacy.secagg.committee import Committee, Drawn, Sizes
 from carpool.privacy.secagg.journal import Journal
 
 Open = Callable[[once.Header, bytes], bytes]
@@ -32,7 +32,8 @@ Open = Callable[[once.Header, bytes], bytes]
 class Node:
     """A stationary node of a committee. Secret: key, sealing (X25519, of the epoch); not printed.
 
-    expected, n_min: its own policy, which no announcement can lower.
+    expected, n_min, per_task: its own policy, which no announcement can lower; see `check_tasks`. logged,
+    drawn: what looks rounds and committees up in the log, None without one.
     """
 
     number: int
@@ -42,6 +43,9 @@ class Node:
     trust: Trust
     expected: Sizes
     n_min: int
+    per_task: int = 0
+    logged: Logged | None = None
+    drawn: Drawn | None = None
 
     def __repr__(self) -> str:
         return f"Node({self.number})"
@@ -70,9 +74,11 @@ def join_round(
 ) -> MemberState:
     """Check the round and the committee against the node's policy. Raises VehicleError."""
     check_round(announced, committee, node.trust, node.expected, node.n_min, variance, now)
+    check_tasks(announced, node.n_min, node.per_task)
     nodes = [one.node for one in committee.members]
     if node.number not in nodes:
         raise VehicleError(f"node {node.number} is not in this committee")
+    check_log(announced, committee, node.logged, node.drawn)
     return MemberState(announced, committee, nodes.index(node.number) + 1)
 
 
@@ -92,6 +98,30 @@ def check_round(
     committee.check(expected, trust, now)
     if announced.n_min < n_min:
         raise VehicleError(f"the round is for {announced.n_min} vehicles or more; the policy is {n_min}")
+
+
+def check_log(
+    announced: Announcement, committee: Committee, logged: Logged | None, drawn: Drawn | None
+) -> None:
+    """Raise VehicleError where there is a log, and the committee or the round is not in it."""
+    if drawn is not None:
+        drawn(committee)
+    if logged is not None:
+        logged(announced)
+
+
+def check_tasks(announced: Announcement, n_min: int, per_task: int) -> None:
+    """Raise VehicleError where a sum over several tasks may hold fewer of one than the policy allows.
+
+    A server that knows what comes of all the other tasks (it may have made them up) sees the sum of this one
+    alone, so that fewer than n_min give as much less privacy. per_task 0: n_min.
+    """
+    least = per_task or n_min
+    if len(announced.tasks) > 1 and announced.per_task < least:
+        raise VehicleError(
+            f"the round sums {len(announced.tasks)} tasks, {announced.per_task} vehicles or more of each; "
+            f"the policy is {least}"
+        )
 
 
 def on_proposal(

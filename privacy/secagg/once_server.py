@@ -11,6 +11,7 @@ and vehicles must send anew, under fresh keys, in a round with another id.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -45,6 +46,7 @@ class Gathering:
         self.announced, self.committee = announced, committee
         self.headers: dict[int, once.Header] = {}
         self.refused: dict[int, int] = {}  # by vehicle: how many members complained
+        self.thin: set[int] = set()  # vehicles left out because too few trained on their task
         self.set_aside: set[int] = set()  # members who complained about too many
         self.approvals: dict[int, bytes] = {}
         self.releases: set[tuple[int, int]] = set()
@@ -92,7 +94,8 @@ class Gathering:
     def lists(self) -> Answers:
         """Close the complaints: the list without who is complained about, for each member that spoke.
 
-        A member that complains about more than a tenth of the vehicles is set aside, not they.
+        A member that complains about more than a tenth of the vehicles is set aside, not they. Left out is
+        also who trained on a task of too few, of which members would sign no list.
         """
         if self._phase != 1:
             raise RoundError("the phases of a round close in order")
@@ -102,6 +105,10 @@ class Gathering:
             for vehicle in bad if point not in self.set_aside else ():
                 self.refused[vehicle] = self.refused.get(vehicle, 0) + 1
         for vehicle in self.refused:
+            self._take_out(vehicle)
+        tasks = Counter(one.task for one in self.headers.values())
+        self.thin = {v for v, one in self.headers.items() if tasks[one.task] < self.announced.per_task}
+        for vehicle in self.thin:
             self._take_out(vehicle)
         self._close(1)
         self.list_hash = once.list_hash(self.announced, [one.hash for one in self.headers.values()])

@@ -7,7 +7,6 @@ restart does not make it speak again. It may drive away as soon as the server ha
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,16 +16,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from carpool.privacy.errors import VehicleError
 from carpool.privacy.identity import Trust
 from carpool.privacy.secagg import once
-from carpool.privacy.secagg.announcement import Announcement
-from carpool.privacy.secagg.committee import Committee, Sizes
+from carpool.privacy.secagg.announcement import Announcement, Logged
+from carpool.privacy.secagg.committee import Committee, Drawn, Sizes
 from carpool.privacy.secagg.journal import Journal
 from carpool.privacy.secagg.masks import Ring
-from carpool.privacy.secagg.once_member import check_round
+from carpool.privacy.secagg.once_member import check_log, check_round, check_tasks
 
 
 @dataclass(frozen=True, repr=False)
 class Speaker:
-    """A vehicle. Secret: key; not printed. expected, n_min: its policy, which no announcement lowers."""
+    """A vehicle. Secret: key; not printed.
+
+    expected, n_min, per_task: its policy, which no announcement lowers; see `once_member.check_tasks`.
+    logged, drawn: what looks rounds and committees up in the log, None without one.
+    """
 
     vehicle: int
     certificate: bytes
@@ -35,6 +38,9 @@ class Speaker:
     trust: Trust
     expected: Sizes
     n_min: int
+    per_task: int = 0
+    logged: Logged | None = None
+    drawn: Drawn | None = None
 
     def __repr__(self) -> str:
         return f"Speaker({self.vehicle})"
@@ -54,13 +60,15 @@ def enter(
     task: the hash of what this vehicle really trained on; vector: uint32 [d] of numbers in -Q..Q mod 2^bits.
     """
     check_round(announced, committee, speaker.trust, speaker.expected, speaker.n_min, variance, now)
+    check_tasks(announced, speaker.n_min, speaker.per_task)
     if task not in announced.tasks:
         raise VehicleError("the round is for another task than this vehicle trained on")
     if vector.dtype != np.uint32 or vector.shape != (announced.numbers,):
         raise VehicleError(f"the vector is {vector.dtype} {vector.shape}, announced are {announced.numbers}")
-    limit = announced.levels + math.ceil(10 * math.sqrt(announced.noise))
+    limit = announced.limit
     if (far := largest(vector, announced.bits)) > limit:
         raise VehicleError(f"a number of the vector is {far} steps; at most {limit} do not wrap in the sum")
+    check_log(announced, committee, speaker.logged, speaker.drawn)
     if speaker.journal.get(announced.round_id) is not None:
         raise VehicleError("this vehicle has spoken in this round; ask it in a new one")
     speaker.journal.bind(announced.round_id, announced.digest)

@@ -18,7 +18,7 @@ from carpool.privacy.secagg.announcement import VERSION, Announcement
 from carpool.privacy.secagg.committee import Committee, Sizes
 from carpool.privacy.secagg.masks import Ring, pack
 from carpool.privacy.secagg.once_vehicle import Speaker, enter, fields_of, finish
-from carpool.privacy.secagg.plus_vehicle import agree
+from carpool.privacy.secagg.plus_keys import agree
 
 TAG = 16
 

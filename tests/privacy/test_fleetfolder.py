@@ -6,6 +6,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from carpool.privacy import fleetfolder, keyfiles
 from carpool.privacy.enrolment import ask
@@ -160,3 +161,60 @@ def test_the_record_has_no_secret(fleet):
     enrol(fleet, 1)
     for line in (fleet.folder / "issued.jsonl").read_text().splitlines():
         assert set(json.loads(line)) == {"event", "role", "member", "serial", "key", "begins", "ends"}
+
+
+def aggregator(fleet, number=0, *, days=10.0):
+    """Enrol the aggregator with a key that is made here, as `carpool keys` does."""
+    path = fleet.key_of(Role.AGGREGATOR, 0)
+    keyfiles.private_folder(path.parent)
+    keyfiles.save_private(path, KEYS[number], replace=True)
+    certificate = fleet.certify(Role.AGGREGATOR, 0, public_bytes(KEYS[number]), now=NOW, days=days)
+    signed = fleetfolder.load_sealing_key(path.with_name(fleetfolder.SIGNED))
+    return certificate, signed, keyfiles.load_sealing(path.with_name(fleetfolder.SEALING))
+
+
+def test_an_aggregator_gets_a_key_to_seal_to_that_nobody_else_reads(fleet):
+    certificate, signed, sealing = aggregator(fleet)
+    assert signed.certificate == certificate
+    public = signed.check(fleet.trust, NOW, 1)
+    assert public.public_bytes_raw() == sealing.public_key().public_bytes_raw()
+    path = fleet.key_of(Role.AGGREGATOR, 0).with_name(fleetfolder.SEALING)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    with pytest.raises(PrivacyRefused, match="0640"):
+        aggregator(fleet)
+
+
+def test_a_new_certificate_keeps_the_sealing_key_and_a_new_identity_replaces_it(fleet):
+    _, first, one = aggregator(fleet)
+    renewed, second, same = aggregator(fleet, days=20.0)
+    assert one.private_bytes_raw() == same.private_bytes_raw()
+    assert second.certificate == renewed != first.certificate
+    assert second.check(fleet.trust, NOW, 1)
+    _, third, other = aggregator(fleet, 1)
+    assert other.private_bytes_raw() != one.private_bytes_raw()
+    assert third.check(fleet.trust, NOW, 2)
+
+
+def test_a_sealing_key_that_is_not_the_signed_one_is_replaced(fleet):
+    aggregator(fleet)
+    path = fleet.key_of(Role.AGGREGATOR, 0).with_name(fleetfolder.SEALING)
+    keyfiles.save_private(path, X25519PrivateKey.generate(), replace=True)
+    _, signed, sealing = aggregator(fleet)
+    assert signed.epoch == 2
+    assert signed.public == sealing.public_key().public_bytes_raw()
+
+
+def test_an_aggregator_elsewhere_and_a_vehicle_get_none(fleet):
+    fleet.certify(Role.AGGREGATOR, 0, public_bytes(KEYS[0]), now=NOW, days=1)
+    keyfiles.save_private(fleet.key_of(Role.AGGREGATOR, 0), KEYS[1])
+    fleet.certify(Role.AGGREGATOR, 0, public_bytes(KEYS[0]), now=NOW, days=1)
+    enrol(fleet, 7, 2)
+    assert not list(fleet.folder.rglob("sealing*"))
+
+
+def test_a_damaged_sealing_key_is_refused(fleet):
+    aggregator(fleet)
+    fleet.key_of(Role.AGGREGATOR, 0).with_name(fleetfolder.SIGNED).write_text("nothing")
+    with pytest.raises(UsageError, match="no signed sealing key"):
+        aggregator(fleet)

@@ -225,3 +225,27 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path):
     (tmp_path / "c.cert").write_bytes(bytes(keyfiles.MOST_BYTES + 1))
     with pytest.raises(UsageError, match="more than 65536 bytes"):
         keyfiles.load_certificate(tmp_path / "c.cert")
+
+
+def test_a_secret_is_kept_like_a_private_key(tmp_path):
+    path = tmp_path / "log.secret"
+    keyfiles.save_secret(path, bytes(range(32)))
+    assert mode(path) == 0o600
+    assert keyfiles.load_secret(path) == bytes(range(32))
+    with pytest.raises(UsageError, match="never overwritten"):
+        keyfiles.save_secret(path, bytes(32))
+    path.chmod(0o640)
+    with pytest.raises(PrivacyRefused, match="mode 0640"):
+        keyfiles.load_secret(path)
+    with pytest.raises(ValueError, match="has 32 bytes, not 31"):
+        keyfiles.save_secret(tmp_path / "x", bytes(31))
+
+
+@pytest.mark.parametrize("held", ["", "ab" * 31 + "\n", "ab" * 33 + "\n", "AB" * 32 + "\n", "ab" * 32])
+def test_what_is_no_secret_is_refused_and_not_quoted(tmp_path, held):
+    path = tmp_path / "log.secret"
+    path.write_text(held)
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="holds no secret of 32 bytes") as caught:
+        keyfiles.load_secret(path)
+    assert "abab" not in str(caught.value).lower()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carpool.privacy.errors import VehicleError
-from carpool.privacy.secagg.plus_vehicle import agree
+from carpool.privacy.secagg.plus_keys import agree
 from carpool.privacy.signing import SIGNATURE, digest, message, sign, verify
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

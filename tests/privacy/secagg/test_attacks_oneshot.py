@@ -80,12 +80,23 @@ class TestModelInconsistency(Case):
 
     def test_a_version_of_one_vehicle_is_not_released(self):
         tasks = (TASK, b"x" * 32)
-        self.world.announced = self.world.announce(tasks=tasks, per_task=2)
+        self.world.announced = self.world.announce(tasks=tasks, per_task=3)
         odd = self.world.speakers[0].vehicle
         self.world.messages[odd] = self.world.message(0, task=tasks[1])
         server, lists = self.opened_by_all()
-        with pytest.raises(VehicleError, match="a task of fewer than 2"):
-            self.world.approved(server, lists, [1])
+        assert server.gathering.thin == {odd}, "an honest server leaves it out"
+        assert odd not in once.decode_list(lists[1])
+        everybody = once.encode_list(sorted(one.vehicle for one in self.world.speakers))
+        with pytest.raises(VehicleError, match="a task of fewer than 3"):
+            self.world.approved(server, {1: everybody}, [1])
+
+    def test_no_announcement_lowers_how_many_a_version_needs(self):
+        """Else the server sends one vehicle a version of its own, and knows what comes of the other."""
+        tasks = (TASK, b"x" * 32)
+        odd = self.world.announce(tasks=tasks, per_task=2)
+        self.refused_by_vehicle("the policy is 3", announced=odd)
+        with pytest.raises(VehicleError, match="the policy is 3"):
+            member.join_round(self.world.nodes[1], odd, self.world.committee, NOW)
 
 
 class TestSybils(Case):

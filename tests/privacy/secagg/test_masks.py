@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carpool.privacy.secagg.masks import BLOCK, add_masks, stream
+from carpool.privacy.secagg.masks import BLOCK, add_masks, pack, stream, unpack
 
 KEY = bytes(range(16))
 
@@ -47,6 +47,21 @@ def test_what_is_added_and_taken_away_again_leaves_the_vector(n, plus, minus):
     add_masks(vector, keys[:plus], keys[plus:])
     add_masks(vector, keys[plus:], keys[:plus])
     np.testing.assert_array_equal(vector, before)
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_numbers_travel_in_as_many_bytes_as_they_have(bits):
+    vector = np.random.default_rng(bits).integers(0, 1 << 32, 1001, np.uint32)
+    packed = pack(vector, bits)
+    assert len(packed) == 1001 * bits // 8
+    assert bytes(packed[: bits // 8]) == int(vector[0]).to_bytes(4, "little")[: bits // 8]
+    np.testing.assert_array_equal(unpack(packed, bits), vector & np.uint32(2**bits - 1))
+
+
+def test_other_widths_are_refused():
+    for call in (lambda: pack(np.zeros(2, np.uint32), 20), lambda: unpack(memoryview(bytes(5)), 20)):
+        with pytest.raises(ValueError, match="16, 24 or 32"):
+            call()
 
 
 def test_every_bit_of_a_mask_varies_over_keys():

@@ -1,6 +1,9 @@
-"""secagg+ from end to end: exact sums under every departure, or a void round; and named attacks."""
+"""secagg+ from end to end: exact sums under every departure, or a void round. See test_plus_attacks.py."""
 
 from __future__ import annotations
+
+import hashlib
+import random
 
 import numpy as np
 import pytest
@@ -9,292 +12,231 @@ from hypothesis import strategies as st
 
 from carpool.privacy.errors import RoundError, VehicleError
 from carpool.privacy.secagg import messages as m
-from carpool.privacy.secagg import plus_vehicle as pv
-from carpool.privacy.secagg.parameters import GraphParameters
-from tests.privacy.secagg.fleet import NOW, TRUST, announced, members, play
+from carpool.privacy.secagg import noise_levels
+from carpool.privacy.secagg.announcement import Protocol
+from carpool.privacy.secagg.masks import unpack
+from carpool.privacy.secagg.plus_policy import Policy
+from carpool.privacy.secagg.plus_server import PlusServer
+from tests.privacy.secagg.fleet import (
+    NOW,
+    TRUST,
+    Given,
+    Round,
+    announced,
+    members,
+    plain,
+    play,
+    policy,
+)
+
+SMALL = Given(3, 0.05, 0.3, "curious")
 
 
-def plain(fleet, masked):
-    total = np.zeros_like(fleet[0].vector)
-    for one in fleet:
-        if one.vehicle in masked:
-            total += one.vector
-    return total
-
-
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
-@given(st.integers(4, 9), st.integers(1, 40), st.data())
-def test_the_sum_is_that_of_who_is_in_it_or_the_round_is_void(n, numbers, data):
-    fleet = members(n, numbers)
-    trips = st.one_of(st.none(), st.integers(0, 4))
+@given(
+    st.integers(4, 9), st.integers(1, 40), st.sampled_from([16, 24, 32]), st.sampled_from([0, 2]), st.data()
+)
+def test_the_sum_is_that_of_who_is_in_it_or_the_round_is_void(n, numbers, bits, extras, data):
+    """Void exactly if fewer than n_min, or than a threshold and oneself, are left after some trip."""
+    terms = Given(3, 0.05, 0.3, "curious", extras)
+    fleet = members(n, numbers, bits, terms)
+    trips = st.one_of(st.none(), st.none(), st.integers(0, 4))
     leaves = {one.vehicle: trip for one in fleet if (trip := data.draw(trips)) is not None}
-    graph = lambda k: GraphParameters(k, k - 1, max(2, k // 2))  # noqa: E731
+    left = [sum(leaves.get(one.vehicle, 9) > trip for one in fleet) for trip in range(5)]
+    needed = 1 + max(2, left[0] // 2)
+    enough = min(left[:4]) >= 3 and min(left[1:]) >= needed
     try:
-        server, total = play(fleet, leaves, announced(numbers, 3), graph)
+        server, total = play(fleet, leaves, announced(numbers, 3, bits=bits))
     except (RoundError, VehicleError):
+        assert not enough
         return
+    assert enough
     assert server.masked == {one.vehicle for one in fleet if leaves.get(one.vehicle, 9) > 2}
-    np.testing.assert_array_equal(total, plain(fleet, server.masked))
+    assert list(server.counts.values()) == left
+    np.testing.assert_array_equal(total, plain(fleet, server.masked, bits))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trip", [0, 1, 2, 3, 4])
 def test_a_third_may_leave_at_any_trip(trip):
-    fleet = members(36, 50)
+    fleet = members(36, 50, terms=policy(12))
     leaves = {one.vehicle: trip for one in fleet[::4]}
     server, total = play(fleet, leaves, announced(50, 12))
-    assert server.graph.degree < 35  # a sparse graph, not everybody with everybody
+    assert server.graph.degree < 35 - 9 * (trip == 0)  # a sparse graph, not everybody with everybody
     np.testing.assert_array_equal(total, plain(fleet, server.masked))
     assert len(server.masked) == (27 if trip < 3 else 36)
 
 
-def test_masks_hide_a_vector_until_the_sum():
-    fleet = members(4, 1000)
-    seen = {}
-    original = pv.on_sealed
-
-    def spy(state, data, vector, key):
-        state, answer = original(state, data, vector, key)
-        seen[state.vehicle] = m.decode_masked(answer, 1000).vector
-        return state, answer
-
-    pv.on_sealed, keep = spy, pv.on_sealed
-    try:
-        play(fleet, {}, announced(1000), lambda k: GraphParameters(k, k - 1, 2))
-    finally:
-        pv.on_sealed = keep
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_masks_hide_a_vector_until_the_sum_and_take_no_room(bits):
+    fleet = members(4, 1000, bits, Given(2, 0.05, 0.3, "curious"))
+    facts = announced(1000, bits=bits)
+    played = Round(fleet, facts).until(2)
     for one in fleet:
-        assert (seen[one.vehicle] == one.vector).mean() < 0.01
+        data = one.on(2, played.answers[one.vehicle])
+        assert len(data) == 68 + 1000 * bits // 8 == 68 + facts.size
+        seen = unpack(m.decode_masked(data, 1000, bits).packed, bits)
+        assert (seen == one.vector).mean() < 0.01
+        assert seen.max() > 2 ** (bits - 1)
 
 
-def test_vehicles_with_another_task_do_not_cancel():
-    """The server that sends one vehicle another task (model inconsistency) gets noise, not that vehicle."""
-    fleet = members(4, 20)
-    odd = announced(20, task=b"x" * 32)
-    one = fleet[0]
-    state, data = pv.begin(odd, one.vehicle, one.certificate, one.key)
-    server, _ = play(fleet, {}, announced(20), lambda k: GraphParameters(k, k - 1, 2))
-    from carpool.privacy.secagg.plus_server import PlusServer
-
-    fresh = PlusServer(announced(20), TRUST, lambda: NOW + 1)
-    with pytest.raises(VehicleError, match="does not hold"):
-        fresh.advertise(one.vehicle, data)
-    assert state.announced.context != server.announced.context
+def extras_of(fleet):
+    return {one.vehicle: one.state.extras for one in fleet if one.state is not None}
 
 
-class TestServerAsAdversary:
-    """What a vehicle refuses. Each stops this vehicle's part in the round."""
+@pytest.mark.parametrize("lost", [0, 1, 2, 3, 4])
+def test_the_noise_that_losses_do_not_need_is_opened_and_no_other(lost):
+    """Ten vehicles, three planned losses, two levels (0, 2, 3); a fourth loss opens nothing."""
+    terms = Given(2, 0.05, 0.3, "curious", 2, threshold=lambda n: 3)
+    fleet = members(10, 5, terms=terms)
+    played = Round(fleet, announced(5))
+    played.until(2)
+    extras = extras_of(fleet)
+    assert {len(own) for own in extras.values()} == {2}
+    assert len({seed for own in extras.values() for seed in own}) == 20
+    server = played.until(5, {one.vehicle: 2 for one in fleet[:lost]}).server
+    np.testing.assert_array_equal(server.sum(), plain(fleet, server.masked))
+    components = {0: (1, 2), 1: (2,), 2: (2,), 3: (), 4: ()}[lost]
+    assert components == noise_levels.revealed(10, 10 - lost, 0.3, 2)
+    expected = {v: {j: own[j - 1] for j in components} for v, own in extras.items() if v in server.masked}
+    assert server.revealed == (expected if components else {})
+
+
+def test_as_many_extra_seeds_as_losses_are_planned():
+    fleet = members(5, 3, terms=Given(2, 0.05, 0.3, "curious", 16))
+    played = Round(fleet, announced(3)).until(2)
+    assert [len(one.state.extras) for one in fleet] == [1] * 5
+    assert {one.state.roster_size for one in fleet} == {5}
+    played.until(5)
+    played.server.sum()
+    assert [len(one.state.extras) for one in fleet] == [0] * 5
+    assert {one.state.roster_size for one in fleet} == {5}
+
+
+class Taped:
+    """A whole round's messages, to be played to other servers."""
+
+    def __init__(self):
+        self.fleet, self.facts = members(5, 6, terms=SMALL), announced(6, 3)
+        played, self.tape = Round(self.fleet, self.facts), []
+        server = played.server
+        for name in ("advertise", "share", "mask", "sign", "open"):
+            self.tape.append([])
+            take = getattr(server, name)
+            setattr(server, name, lambda v, d, take=take: (take(v, d), self.tape[-1].append((v, d))))
+            played.advance()
+        server.sum()
+        self.hash = server.transcript()
+
+    def replay(self, shuffle=lambda rows: rows, beacon=b"b" * 32, noise=()):
+        server = PlusServer(self.facts, SMALL, TRUST, lambda: NOW + 1)
+        closes = (
+            lambda: (server.commitment(), server.rosters(beacon)),
+            server.deliveries,
+            server.lists,
+            server.signatures,
+            server.sum,
+        )
+        hashes = []
+        for rows, name, close in zip(
+            self.tape, ("advertise", "share", "mask", "sign", "open"), closes, strict=True
+        ):
+            for vehicle, data in shuffle(list(rows)):
+                getattr(server, name)(vehicle, data)
+                for bad in noise:
+                    with pytest.raises(VehicleError):
+                        getattr(server, name)(vehicle, bad)
+            close()
+            hashes.append(server.transcript())
+        return hashes
+
+
+def test_the_transcript_is_of_what_was_said_and_not_of_when():
+    taped = Taped()
+    assert taped.replay()[-1] == taped.hash
+    assert taped.replay(lambda rows: random.Random(1).sample(rows, len(rows)))[-1] == taped.hash
+    assert taped.replay(noise=[b"", b"\x02\x01nonsense"])[-1] == taped.hash
+    assert len(set(taped.replay())) == 5
+
+
+def test_another_message_makes_another_transcript():
+    taped = Taped()
+    other = taped.replay()
+    taped.tape[4] = taped.tape[4][1:]  # one vehicle opens nothing
+    found = taped.replay()
+    assert found[:4] == other[:4]
+    assert found[4] != taped.hash
+    assert Taped().hash != taped.hash
+
+
+def test_rosters_are_made_when_asked_for():
+    fleet = members(6, 4, terms=SMALL)
+    played = Round(fleet, announced(4, 3))
+    answers = played.advance()
+    assert list(answers) == sorted(one.vehicle for one in fleet)
+    assert len(answers) == 6
+    for vehicle in answers:
+        roster = m.decode_roster(answers[vehicle])
+        assert roster.encode() == answers[vehicle]
+        assert roster.beacon == played.beacon
+        assert answers.digest(vehicle) == hashlib.sha256(answers[vehicle]).digest()
+
+
+class TestServerInOrder:
+    """The server's own steps: commitment before beacon, no step twice, nothing of other rounds."""
 
     def setup_method(self):
-        self.fleet = members(5, 8)
-        self.facts = announced(8, 3)
-        self.graph = GraphParameters(5, 4, 3)
-        self.server, _ = play(self.fleet, {}, self.facts, lambda k: self.graph)
+        self.fleet, self.facts = members(5, 8, terms=SMALL), announced(8, 3)
+        self.server = PlusServer(self.facts, SMALL, TRUST, lambda: NOW + 1)
 
-    def begun(self):
-        from carpool.privacy.secagg.plus_server import PlusServer
+    def test_no_roster_before_its_commitment(self):
+        with pytest.raises(RoundError, match="needs its commitment"):
+            self.server.rosters(b"b" * 32)
 
-        server = PlusServer(self.facts, TRUST, lambda: NOW + 1)
-        for one in self.fleet:
-            one.state, data = pv.begin(self.facts, one.vehicle, one.certificate, one.key)
-            server.advertise(one.vehicle, data)
-        return server, server.rosters(lambda k: self.graph)
-
-    def shared(self):
-        server, rosters = self.begun()
-        for one in self.fleet:
-            one.state, data = pv.on_roster(one.state, rosters[one.vehicle], self.graph, TRUST, NOW + 1)
-            server.share(one.vehicle, data)
-        return server, server.deliveries()
-
-    def masked(self):
-        server, sealed = self.shared()
-        for one in self.fleet:
-            one.state, data = pv.on_sealed(one.state, sealed[one.vehicle], one.vector, one.key)
-            server.mask(one.vehicle, data)
-        return server, server.lists()
-
-    def signed(self):
-        server, lists = self.masked()
-        for one in self.fleet:
-            one.state, data = pv.on_list(one.state, lists[one.vehicle], one.key)
-            server.sign(one.vehicle, data)
-        return server, server.signatures()
-
-    def test_substituted_keys(self):
-        _, rosters = self.begun()
-        one = self.fleet[0]
-        roster = m.decode_roster(rosters[one.vehicle])
-        _, other = pv.begin(self.facts, one.vehicle, one.certificate, one.key)
-        forged = m.Roster(
-            roster.vehicles, roster.hashes, (m.decode_advertisement(other), *roster.neighbours[1:])
-        )
-        with pytest.raises(VehicleError):
-            pv.on_roster(one.state, forged.encode(), self.graph, TRUST, NOW + 1)
-
-    def test_sybils_without_a_certificate(self):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        from carpool.privacy.identity import Role, issue, public_bytes
-
-        stranger = Ed25519PrivateKey.generate()
-        own = issue(stranger, Role.VEHICLE, 77, public_bytes(stranger), begins=NOW, days=1).encode()
-        _, data = pv.begin(self.facts, 77, own, stranger)
-        with pytest.raises(VehicleError, match="does not hold"):
-            pv.check_keys(m.decode_advertisement(data), self.facts, TRUST, NOW + 1)
-
-    def test_a_small_cohort(self):
-        one = self.fleet[0]
-        state, _ = pv.begin(announced(8, 6), one.vehicle, one.certificate, one.key)
-        _, rosters = self.begun()
-        with pytest.raises(VehicleError, match="n_min is 6"):
-            pv.on_roster(state, rosters[one.vehicle], self.graph, TRUST, NOW + 1)
-
-    def test_chosen_neighbours(self):
-        _, rosters = self.begun()
-        one = self.fleet[0]
-        roster = m.decode_roster(rosters[one.vehicle])
-        fewer = m.Roster(roster.vehicles, roster.hashes, roster.neighbours[1:])
-        with pytest.raises(VehicleError, match="public randomness"):
-            pv.on_roster(one.state, fewer.encode(), self.graph, TRUST, NOW + 1)
-
-    def test_another_threshold_than_the_finders(self):
-        _, rosters = self.begun()
-        one = self.fleet[0]
-        with pytest.raises(VehicleError, match="roster has 5"):
-            pv.on_roster(one.state, rosters[one.vehicle], GraphParameters(6, 4, 3), TRUST, NOW + 1)
-
-    def test_swapped_shares(self):
-        _, sealed = self.shared()
-        one, other = self.fleet[:2]
-        with pytest.raises(VehicleError):
-            pv.on_sealed(one.state, sealed[other.vehicle], one.vector, one.key)
-
-    def test_too_few_shares(self):
-        _, sealed = self.shared()
-        one = self.fleet[0]
-        few = dict(list(m.decode_sealed(sealed[one.vehicle]).items())[:2])
-        with pytest.raises(VehicleError, match="only 2"):
-            pv.on_sealed(one.state, m.encode_sealed(few), one.vector, one.key)
-
-    def test_a_second_masked_vector_with_other_neighbours(self):
-        _, sealed = self.shared()
-        one = self.fleet[0]
-        state, _ = pv.on_sealed(one.state, sealed[one.vehicle], one.vector, one.key)
-        with pytest.raises(VehicleError, match="out of turn"):
-            pv.on_sealed(state, sealed[one.vehicle], one.vector, one.key)
-
-    def test_equivocation_over_who_left(self):
-        """Two lists: neither vehicle finds enough signatures of its neighbours over its own."""
-        server, lists = self.masked()
-        everybody = sorted(server.masked)
-        states, signatures = {}, {}
-        for place, one in enumerate(self.fleet):
-            shown = everybody if place < 2 else [v for v in everybody if v != self.fleet[0].vehicle]
-            if one.vehicle not in shown:
-                continue
-            states[one.vehicle], data = pv.on_list(one.state, m.encode_list(shown), one.key)
-            signatures |= m.decode_signatures(data)
+    def test_no_commitment_to_few(self):
         for one in self.fleet[:2]:
-            near = {v: s for v, s in signatures.items() if v != one.vehicle}
-            with pytest.raises(VehicleError):
-                pv.on_signatures(states[one.vehicle], m.encode_signatures(near))
+            self.server.advertise(one.vehicle, one.begin(self.facts))
+        with pytest.raises(RoundError, match="fewer than n_min = 3"):
+            self.server.commitment()
 
-    def test_a_list_without_oneself_or_too_short(self):
-        _, lists = self.masked()
-        one = self.fleet[0]
-        everybody = list(m.decode_list(lists[one.vehicle]))
-        for bad in ([v for v in everybody if v != one.vehicle], everybody[:2]):
-            with pytest.raises(VehicleError, match="n_min"):
-                pv.on_list(one.state, m.encode_list(bad), one.key)
-
-    def test_a_second_request_for_shares(self):
-        _, signatures = self.signed()
-        one = self.fleet[0]
-        state, _ = pv.on_signatures(one.state, signatures[one.vehicle])
-        with pytest.raises(VehicleError, match="twice"):
-            pv.on_signatures(state, signatures[one.vehicle])
-        assert state.agreement_key == b""
-        assert state.shared == ()
-
-    def test_too_few_signatures(self):
-        _, signatures = self.signed()
-        one = self.fleet[0]
-        few = dict(list(m.decode_signatures(signatures[one.vehicle]).items())[:2])
-        with pytest.raises(VehicleError, match="2 neighbours signed"):
-            pv.on_signatures(one.state, m.encode_signatures(few))
-
-    def test_signatures_of_strangers(self):
-        _, signatures = self.signed()
-        one = self.fleet[0]
-        found = m.decode_signatures(signatures[one.vehicle])
-        with pytest.raises(VehicleError, match="are no neighbours"):
-            pv.on_signatures(one.state, m.encode_signatures({**found, 1 << 40: bytes(64)}))
-
-    def test_never_a_seed_and_a_key_of_the_same_vehicle(self):
-        _, signatures = self.signed()
-        one = self.fleet[0]
-        _, data = pv.on_signatures(one.state, signatures[one.vehicle])
-        shares = m.decode_shares(data)
-        assert not set(shares.seeds) & set(shares.keys)
-        assert one.vehicle not in {*shares.seeds, *shares.keys}
-
-    def test_no_secret_is_printed(self):
-        self.masked()
-        state = self.fleet[0].state
-        for secret in (state.seed, state.agreement_key, state.sealing_key):
-            assert secret.hex() not in repr(state)
-            assert repr(secret) not in repr(state)
-
-
-class TestVehiclesAsAdversaries:
-    """What the server refuses: the vehicle is out, the sum stays right, or the round is void."""
-
-    def test_a_tampered_vector(self):
-        helper = TestServerAsAdversary()
-        helper.setup_method()
-        server, sealed = helper.shared()
-        one = helper.fleet[0]
-        _, data = pv.on_sealed(one.state, sealed[one.vehicle], one.vector, one.key)
-        for at in (2, 70, len(data) - 1):
-            damaged = bytearray(data)
-            damaged[at] ^= 1
-            with pytest.raises(VehicleError):
-                server.mask(one.vehicle, bytes(damaged))
-        server.mask(one.vehicle, data)
-        with pytest.raises(VehicleError, match="repeated"):
-            server.mask(one.vehicle, data)
-
-    def test_bad_shares_void_the_round(self):
-        helper = TestServerAsAdversary()
-        helper.setup_method()
-        server, signatures = helper.signed()
-        for place, one in enumerate(helper.fleet):
-            _, data = pv.on_signatures(one.state, signatures[one.vehicle])
-            if place == 0:
-                shares = m.decode_shares(data)
-                seeds = {v: bytes([s[0] ^ 1]) + s[1:] for v, s in shares.seeds.items()}
-                data = m.Shares(seeds, shares.keys).encode()
-            server.open(one.vehicle, data)
+    def test_no_graph_for_a_roster_that_is_unsafe(self):
+        terms = Policy(3, 0.05, 0.42, "semi-malicious")
+        server = PlusServer(self.facts, terms, TRUST, lambda: NOW + 1)
+        for one in self.fleet[:4]:
+            server.advertise(one.vehicle, one.begin(self.facts))
+        server._policy = Policy(3, 0.6, 0.42, "semi-malicious")
         with pytest.raises(RoundError, match="void round"):
-            server.sum()
+            server.commitment()
 
+    def test_nobody_joins_after_the_commitment(self):
+        for one in self.fleet[:4]:
+            self.server.advertise(one.vehicle, one.begin(self.facts))
+        self.server.commitment()
+        late = self.fleet[4]
+        with pytest.raises(VehicleError, match="out of turn"):
+            self.server.advertise(late.vehicle, late.begin(self.facts))
 
-@settings(max_examples=60, deadline=None)
-@given(st.binary(max_size=400))
-def test_noise_is_no_message(data):
-    """Truncated, reordered or made-up bytes raise VehicleError and nothing else."""
-    for decode in (
-        m.decode_advertisement,
-        m.decode_roster,
-        m.decode_sealed,
-        lambda d: m.decode_masked(d, 10),
-        m.decode_list,
-        m.decode_signatures,
-        m.decode_shares,
-    ):
-        for kind in range(1, 8):
-            try:
-                decode(bytes((1, kind)) + data)
-            except VehicleError:
-                continue
+    def test_the_beacon_has_32_bytes_and_comes_once(self):
+        for one in self.fleet:
+            self.server.advertise(one.vehicle, one.begin(self.facts))
+        self.server.commitment()
+        with pytest.raises(RoundError, match="32 bytes"):
+            self.server.rosters(b"b" * 31)
+        self.server.rosters(b"b" * 32)
+        for again in (self.server.commitment, lambda: self.server.rosters(b"b" * 32), self.server.sum):
+            with pytest.raises(RoundError, match="in order"):
+                again()
+
+    def test_no_more_vehicles_than_the_sum_may_have(self):
+        facts = announced(8, 3, most=4)
+        server = PlusServer(facts, SMALL, TRUST, lambda: NOW + 1)
+        for one in self.fleet[:4]:
+            server.advertise(one.vehicle, one.begin(facts))
+        with pytest.raises(VehicleError, match="out of turn"):
+            server.advertise(self.fleet[4].vehicle, self.fleet[4].begin(facts))
+
+    def test_an_announcement_that_vehicles_would_refuse(self):
+        for facts in (announced(8, 2), announced(8, 3, protocol=Protocol.HELPERS)):
+            with pytest.raises(ValueError, match="policy says 3|another protocol"):
+                PlusServer(facts, SMALL, TRUST, lambda: NOW + 1)
