@@ -2,7 +2,8 @@
 
 The flat vector of `FlatModel` is what travels and what strategies correct, but a step on it costs: gradients
 are added into zeros, and convolutions reorder their weights at every call. On the double they have their
-channels last, and gradients are handed over. Where nothing needs the whole gradient, a vehicle trains on it.
+channels last, and gradients are handed over. Where nothing needs the whole gradient as one vector, as a
+strategy's correction does, a vehicle trains on it.
 
 In bfloat16 the double is what computes, from float32 master weights; see halves.py. Where a model convolves,
 its linear layers stay float32 on a CPU: for a small batch, to reorder their weights costs more than the
@@ -32,7 +33,7 @@ class Apart:
     """The double of a model in `dtype`; tuned: with all of the above, else only with its tensors apart.
 
     `own`: the float32 weights end to end, [d], each tensor in the order of its strides. First `load`; then
-    `gradient` and `step` by turns; then `ordered`. Or `load`, `gradient` and `collect`.
+    `restart`; `gradient` and `step` by turns; then `ordered`. Or `load`, `gradient` and `collect`.
     """
 
     def __init__(self, model: FlatModel, dtype: torch.dtype, *, tuned: bool = True) -> None:
@@ -48,6 +49,9 @@ class Apart:
         self.own = torch.empty(sum(self._sizes), device=model.device)
         parts = zip(torch.split(self.own, self._sizes), self._weights, strict=True)
         self._masters = [part.as_strided(w.shape, w.stride()) for part, w in parts]
+        self._trained = [place for place, weight in enumerate(self._weights) if weight.requires_grad]
+        self._velocity: Tensor | None = None
+        self._velocities: list[Tensor] = []
         self._halves: list[tuple[Tensor, Tensor]] = []
         for weight, master in zip(self._weights, self._masters, strict=True):
             if weight.dtype == torch.float32:
@@ -88,12 +92,51 @@ class Apart:
         outputs: dict[str, Tensor] = self.module(pictures.to(self.dtype))
         return outputs if self.dtype == torch.float32 else {n: out.float() for n, out in outputs.items()}
 
+    def restart(self) -> None:
+        """Forget the momentum of the training before."""
+        if self._velocity is not None:
+            self._velocity.zero_()
+
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """One step of plain SGD along the gradient."""
-        for weight, master in zip(self._weights, self._masters, strict=True):
-            if weight.grad is not None:
-                master.sub_(weight.grad, alpha=lr)
+    def step(
+        self, lr: float, *, momentum: float = 0.0, weight_decay: float = 0.0, clip_grad: float = 0.0
+    ) -> None:
+        """One step of SGD along the gradient; the options as those of `TrainSettings`."""
+        if not (momentum or weight_decay or clip_grad):
+            for weight, master in zip(self._weights, self._masters, strict=True):
+                if weight.grad is not None:
+                    master.sub_(weight.grad, alpha=lr)
+            return
+        masters = [self._masters[place] for place in self._trained]
+        gradients = self._gradients()
+        if clip_grad:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            torch._foreach_mul_(gradients, clip_grad / norm.clamp(min=clip_grad))
+        if weight_decay:
+            torch._foreach_add_(gradients, masters, alpha=weight_decay)
+        if not momentum:
+            torch._foreach_sub_(masters, gradients, alpha=lr)
+            return
+        velocity = self._moving().mul_(momentum)
+        torch._foreach_add_(self._velocities, gradients)
+        self.own.sub_(velocity, alpha=lr)  # that of frozen weights stays 0
+
+    def _gradients(self) -> list[Tensor]:
+        """Of the trained weights, float32; zeros where the loss does not depend on one."""
+        weights = [self._weights[place] for place in self._trained]
+        zeros = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        return [gradient.float() for gradient in zeros]
+
+    def _moving(self) -> Tensor:
+        """The velocity like `own`, float32 [d]; zeros at first."""
+        if self._velocity is None:
+            self._velocity = torch.zeros_like(self.own)
+            parts = torch.split(self._velocity, self._sizes)
+            views = [
+                part.as_strided(w.shape, w.stride()) for part, w in zip(parts, self._weights, strict=True)
+            ]
+            self._velocities = [views[place] for place in self._trained]
+        return self._velocity
 
     @torch.no_grad()
     def collect(self, gradient: Tensor) -> None:

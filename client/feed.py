@@ -8,19 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import islice
+from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from carpool.client.augment import Augmentation, augment
-from carpool.client.camera.samples import Rows, Shard
+from carpool.client.camera.pipeline import Pipeline
+from carpool.client.camera.samples import Pool, Rows, Shard
 from carpool.client.flat import FlatModel
 from carpool.client.losses import to_tensors
 from carpool.privacy.spans import timed
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 """Pictures [b, views, 3, h, w], and the truth by target."""
+SOME = 1 << 12
+"""Samples of a pool that are made floats at once."""
 AHEAD = 1 << 20
 """Most numbers of pictures that are made ready at once, beyond a batch: 4 MB."""
 
@@ -61,6 +65,30 @@ def ready(
     frames, targets = shard.batch(index)
     pictures = model.floats(augment(frames, kind, rng)).to(dtype)
     return pictures, to_tensors(targets, shard.pool.schema, model.device)
+
+
+_flat: tuple[ReferenceType[Pool], Pipeline, Tensor] | None = None
+
+
+def flat_floats(model: FlatModel, pool: Pool, most: int) -> Tensor | None:
+    """All pictures of a pool as the model takes them, float32 [N, numbers]; None where that is over `most`.
+
+    Made once for the pool that was asked for last: for a network of a few thousand weights, to make the same
+    pictures floats in every round is a tenth of its training.
+    """
+    global _flat
+    if pool.frames.size > most:
+        return None
+    if (
+        _flat is None
+        or _flat[0]() is not pool
+        or _flat[1] != model.pipeline
+        or _flat[2].device != model.device
+    ):
+        starts = range(0, len(pool), SOME)
+        found = [model.floats(np.array(pool.frames[at : at + SOME])).flatten(1) for at in starts]
+        _flat = ref(pool), model.pipeline, torch.cat(found)
+    return _flat[2]
 
 
 def dropout_seed(rng: np.random.Generator) -> int:

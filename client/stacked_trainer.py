@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from carpool.client.augment import augment
 from carpool.client.camera.samples import Rows, Schema, Target
+from carpool.client.feed import flat_floats
 from carpool.client.losses import to_tensors
 from carpool.client.models import Pixels
 from carpool.client.stacked import stack
@@ -32,6 +33,8 @@ NUMBERS = 1 << 23
 """Most parameters in a stack, K x d: beyond, stacks outgrow the caches for nothing."""
 AHEAD = 1 << 23
 """Most numbers of all batches of a stack for which they are gathered at once, ahead of the first step."""
+POOL = 1 << 24
+"""Most numbers of a whole pool for which the floats of its pictures are kept for dense networks: 64 MB."""
 
 
 def cut(sizes: Sequence[Sequence[int]], most: int, waste: float = WASTE) -> list[list[int]]:
@@ -201,7 +204,11 @@ class _Stack:
         rows = np.concatenate(
             [shard.rows[drawn(len(shard), total, rng)] for shard, rng in zip(self.shards, rngs, strict=True)]
         )
-        pictures = self.model.floats(np.asarray(pool.frames)[rows])
+        flat = None if self.dense is None else flat_floats(self.model, pool, POOL)
+        if flat is not None:
+            pictures = torch.index_select(flat, 0, torch.from_numpy(rows).to(flat.device))
+        else:
+            pictures = self.model.floats(np.asarray(pool.frames)[rows])
         pictures = pictures.view(len(self.members), total, *pictures.shape[1:])
         if self.dense is not None:
             pictures = pictures.flatten(2)

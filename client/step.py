@@ -17,6 +17,7 @@ from carpool.client.camera.samples import Shard
 from carpool.client.flat import FlatModel
 from carpool.client.generators import generators
 from carpool.client.memory import VehicleMemory
+from carpool.client.protect import Protector
 from carpool.client.soundness import check_finite, check_memory
 from carpool.client.trainer import LocalTrainer, TrainSettings
 from carpool.privacy.blame import called
@@ -79,14 +80,15 @@ def contribute_all(
     stop: Callable[[], bool] | None = None,
     trainer_type: type[LocalTrainer] = LocalTrainer,
     local: LocalTask | None = None,
+    protector: Protector | None = None,
 ) -> list[ContributionMessage | VehicleError]:
     """Train K vehicles from one task; one contribution each, or why there is none, in their order.
 
     lr: the round's step size; seed: of the experiment; stop: asked before every batch, true ends the
     work with nothing sent; trainer_type: one vehicle after another, or stacked; local: `local_task(task)`, if
-    it is there already. A vehicle whose memory is lost is refused by itself. Raises VehicleError for a task
-    that does not fit the model and for a vehicle without samples, StrategyError where the strategy breaks its
-    contract.
+    it is there already; protector: what makes contributions private. A vehicle whose memory is lost is
+    refused by itself. Raises VehicleError for a task that does not fit the model and for a vehicle without
+    samples, StrategyError where the strategy breaks its contract.
     """
     sharing = strategy.sharing(model.layout)
     check_task(task, sharing.size, model.layout.size)
@@ -103,8 +105,10 @@ def contribute_all(
     arrays = checked(strategy, sent, sharing.size, len(able))
     check_memory(strategy, sent, memory, len(able))
     check_finite(strategy, arrays, trainer.failed)
+    if protector is not None:
+        arrays = protector.rows(arrays, trainer.failed, task.round, [one.index for one in able])
     remember(able, sent, trainer.failed)
-    done = iter(answers(task, able, trainer, arrays, strategy.channels))
+    done = iter(answers(task, able, trainer, arrays, strategy.channels, told=protector is None))
     return [lost.get(k) or next(done) for k in range(len(vehicles))]
 
 
@@ -138,8 +142,14 @@ def answers(
     trainer: LocalTrainer,
     arrays: Mapping[str, Vector],
     channels: Sequence[Channel],
+    *,
+    told: bool = True,
 ) -> list[ContributionMessage | VehicleError]:
-    """What each trained vehicle sends, or why its training came to nothing."""
+    """What each trained vehicle sends, or why its training came to nothing.
+
+    told: whether it says how many samples and steps it took, and its loss; under differential privacy it does
+    not.
+    """
     packings = {channel.name: channel.packing for channel in channels if channel.packing != PLAIN}
     steps = trainer.steps.tolist()
     return [
@@ -151,9 +161,9 @@ def answers(
             pass_number=task.pass_number,
             vehicle=vehicle.node,
             upload=f"{task.run[:16]}-{vehicle.ticket or task.round}-{task.pass_number}-{vehicle.node}",
-            examples=trainer.examples[k],
-            steps=steps[k],
-            loss=trainer.losses[k] if steps[k] else 0.0,  # a later pass of a round trains nothing
+            examples=trainer.examples[k] if told else 1,
+            steps=steps[k] if told else 1,
+            loss=trainer.losses[k] if steps[k] and told else 0.0,  # a later pass of a round trains nothing
             vectors={name: array[k] for name, array in arrays.items()},
             packings=packings,
         )

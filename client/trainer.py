@@ -187,10 +187,9 @@ class LocalTrainer:
     @timed("training")
     def _train(self, start: Tensor, bent: Bent) -> Tensor:
         train = self._settings
-        plain = not (train.momentum or train.weight_decay or train.clip_grad or bent)
-        double = self._double() if plain or train.precision == "bfloat16" else None
+        double = self._double() if not bent or train.precision == "bfloat16" else None
         with torch.random.fork_rng(devices=[]):
-            if plain and double is not None:
+            if not bent and double is not None:
                 return self._on_double(double, start)
             result = torch.empty(len(self._shards), self._model.layout.size, device=self._model.device)
             for k in range(len(self._shards)):
@@ -205,7 +204,8 @@ class LocalTrainer:
         return twin_of(self._model, schema) if bfloat16 else apart_of(self._model, schema)
 
     def _on_double(self, double: Apart, start: Tensor) -> Tensor:
-        """Plain SGD of every vehicle from `start`."""
+        """SGD of every vehicle from `start`."""
+        train = self._settings
         owns = torch.empty(len(self._shards), self._model.layout.size, device=self._model.device)
         begin = start
         for k, shard in enumerate(self._shards):
@@ -215,9 +215,15 @@ class LocalTrainer:
             else:
                 double.own.copy_(begin)
             losses = []
+            double.restart()
             for pictures, truth in self._batches(k):
                 losses.append(double.gradient(pictures, truth, shard.pool.schema))
-                double.step(self._lr)
+                double.step(
+                    self._lr,
+                    momentum=train.momentum,
+                    weight_decay=train.weight_decay,
+                    clip_grad=train.clip_grad,
+                )
             owns[k] = double.own
             self._end(k, losses, owns[k])
         return double.ordered(owns)

@@ -101,6 +101,20 @@ def record(settings: DataSettings, vehicle: int) -> Recording:
     return Recording(frames, columns)
 
 
+def render_moment(settings: DataSettings, vehicle: int, number: int, frame: int) -> Frames:
+    """One moment of one drive as `record` has it, uint8 [views, height, width, 3]; the drive is rendered."""
+    plan = schema(settings)
+    domain = draw_domain(settings.seed, vehicle)
+    renderer = VehicleRenderer(domain, settings.seed, vehicle, plan.width, plan.height)
+    drive = draw_drive(domain, settings.seed, vehicle, number, settings.frames)
+    found = np.empty((len(plan.views), plan.height, plan.width, 3), np.uint8)
+    pictures = np.empty((settings.frames, plan.height, plan.width, 3), np.uint8)
+    for i, view in enumerate(plan.views):
+        renderer.render(drive, number, view, pictures)
+        found[i] = pictures[frame]
+    return found
+
+
 def pool_of(settings: DataSettings, vehicles: range, frames: Frames, columns: cache.Columns) -> Pool:
     """The samples of consecutive vehicles as a pool; drives are numbered over the whole fleet."""
     plan = schema(settings)

@@ -45,12 +45,22 @@ def trained(model: FlatModel, training: TrainSettings, *, flat: bool = False) ->
     return trainer.train(start(model), correction=same)[0]
 
 
+SGD: dict[str, dict[str, float]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "decay": {"weight_decay": 0.1},
+    "clipped": {"clip_grad": 0.5},
+    "everything": {"momentum": 0.9, "weight_decay": 0.05, "clip_grad": 0.5},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "error"), [("float32", 1e-5), HALVES])
+@pytest.mark.parametrize("sgd", list(SGD))
 @pytest.mark.parametrize("name", list(BUILT_IN))
-def test_the_double_learns_what_the_model_learns(name: str, precision: str, error: float) -> None:
+def test_the_double_learns_what_the_model_learns(name: str, sgd: str, precision: str, error: float) -> None:
     model = FlatModel(build(name, SCHEMA, {}, 1))
-    training = TrainSettings(batch_size=4, epochs=2, lr=0.1, precision=precision)  # type: ignore[arg-type]
+    training = TrainSettings(batch_size=4, epochs=2, lr=0.1, precision=precision, **SGD[sgd])  # type: ignore[arg-type]
     one, two = trained(model, training, flat=True), trained(model, training)
     assert apart_of(model, SCHEMA) is not None
     moved = (one - start(model)).norm()
@@ -58,8 +68,41 @@ def test_the_double_learns_what_the_model_learns(name: str, precision: str, erro
     assert (one - two).norm() <= error * moved
 
 
-def test_vehicles_are_trained_together_as_they_are_alone() -> None:
-    model, training = FlatModel(build("cnn-small", SCHEMA, {"channels": 8}, 1)), TrainSettings(batch_size=4)
+class Own(nn.Module):
+    """A user's model: a convolution, a frozen one, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.second = nn.Conv2d(4, 4, 3, bias=False)
+        self.second.weight.requires_grad_(False)
+        self.last = nn.Linear(4 * 12 * 12, 3)
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        return {"sign": self.last(self.second(self.first(frames[:, 0])).flatten(1))}
+
+
+class Unused(Own):
+    """The loss does not depend on one of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize("sgd", list(SGD))
+def test_a_weight_without_a_gradient_decays_as_on_the_vector(sgd: str) -> None:
+    model, training = FlatModel(Unused()), TrainSettings(batch_size=4, lr=0.1, **SGD[sgd])  # type: ignore[arg-type]
+    assert apart_of(model, SCHEMA) is not None
+    end, spare = trained(model, training), model.layout.slices["spare.weight"]
+    assert torch.allclose(end, trained(model, training, flat=True), atol=1e-6)
+    assert torch.equal(end[spare], start(model)[spare]) is ("weight_decay" not in SGD[sgd])
+
+
+@pytest.mark.parametrize("sgd", ["plain", "everything"])
+def test_vehicles_are_trained_together_as_they_are_alone(sgd: str) -> None:
+    model = FlatModel(build("cnn-small", SCHEMA, {"channels": 8}, 1))
+    training = TrainSettings(batch_size=4, **SGD[sgd])  # type: ignore[arg-type]
     shards = [shard(n, seed=n) for n in (5, 9, 4)]
 
     def run(shards: list[Shard], begin: Tensor) -> Tensor:
@@ -86,23 +129,11 @@ def test_weights_come_back_as_they_went_in() -> None:
     assert torch.equal(double.ordered(torch.stack(owns)), stack)
 
 
-class Own(nn.Module):
-    """A user's model: a convolution, a frozen one, and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3)
-        self.second = nn.Conv2d(4, 4, 3, bias=False)
-        self.second.weight.requires_grad_(False)
-        self.last = nn.Linear(4 * 12 * 12, 3)
-
-    def forward(self, frames: Tensor) -> dict[str, Tensor]:
-        return {"sign": self.last(self.second(self.first(frames[:, 0])).flatten(1))}
-
-
-def test_frozen_weights_stay_and_the_rest_moves() -> None:
-    model = FlatModel(Own())
-    end, frozen = trained(model, TrainSettings(batch_size=4, lr=0.1)), model.layout.slices["second.weight"]
+@pytest.mark.parametrize("sgd", ["plain", "decay", "everything"])
+def test_frozen_weights_stay_and_the_rest_moves(sgd: str) -> None:
+    model, training = FlatModel(Own()), TrainSettings(batch_size=4, lr=0.1, **SGD[sgd])  # type: ignore[arg-type]
+    end, frozen = trained(model, training), model.layout.slices["second.weight"]
+    assert torch.allclose(end, trained(model, training, flat=True), atol=1e-6)
     assert apart_of(model, SCHEMA) is not None
     assert torch.equal(end[frozen], start(model)[frozen])
     assert not torch.equal(end[: model.trainable], start(model)[: model.trainable])

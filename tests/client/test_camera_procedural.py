@@ -8,7 +8,7 @@ import pytest
 
 from carpool.client.camera import procedural, render_quads, render_things
 from carpool.client.camera.domains import COUNTRIES, SETTINGS, SIGNS, Domain, draw_domain
-from carpool.client.camera.procedural import load, record, render_vehicle, schema
+from carpool.client.camera.procedural import load, record, render_moment, render_vehicle, schema
 from carpool.client.camera.render import OBSTACLE_SHARE, VehicleRenderer
 from carpool.client.camera.render_camera import camera
 from carpool.client.camera.render_light import make_light
@@ -62,6 +62,12 @@ def test_a_vehicle_does_not_depend_on_the_fleet(tmp_path: Path) -> None:
     assert fleet.domain[1] == alone.domain[1]
     for name, column in alone.targets.items():
         assert np.array_equal(fleet.targets[name][rows], column)
+
+
+def test_one_moment_is_that_of_the_whole_recording() -> None:
+    whole, drive = record(SMALL, 1), SMALL.drives - 1
+    found = render_moment(SMALL, 1, drive, 1)
+    assert np.array_equal(found, whole.frames[drive * SMALL.frames + 1])
 
 
 def test_a_view_does_not_depend_on_the_other_views() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from carpool.client import evaluate as module
 from carpool.client.camera.samples import Shard
-from carpool.client.evaluate import evaluate
+from carpool.client.evaluate import evaluate, joined, measured, parts
 from carpool.client.flat import FlatModel
 from carpool.client.losses import to_float
 from carpool.client.models import build
@@ -58,6 +58,18 @@ def test_every_figure_equals_the_formula_in_one_pass(make_shard, monkeypatch, ba
     assert found.accuracy == found.targets["obstacle"]["accuracy"]
     np.testing.assert_allclose(found.correct, flag_hits)
     assert found.correct.dtype == np.float32
+
+
+def test_parts_measured_apart_give_the_same_figures_to_the_bit(make_shard, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 4)
+    shard = make_shard(11, *KINDS)
+    model = model_for(shard)
+    backwards = {place: measured(model, shard, place) for place in reversed(range(parts(11)))}
+    again = joined(shard, [backwards[place] for place in range(parts(11))])
+    whole = evaluate(model, shard)
+    assert parts(11) == 3
+    assert (again.loss, again.accuracy, again.targets) == (whole.loss, whole.accuracy, whole.targets)
+    assert again.correct.tolist() == whole.correct.tolist()
 
 
 def test_a_value_alone_has_no_accuracy(make_shard):
