@@ -11,10 +11,9 @@ the running number of the ask as its ticket. In records, and for selectors, one 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from flwr.serverapp import Grid
 from carpool.privacy.errors import RoundError, VehicleError
 from carpool.privacy.spans import span, timed
 from carpool.privacy.wire import FAILURES
+from carpool.server.buffer import Buffer, Counted
 from carpool.server.checkpoint import Checkpoint
 from carpool.server.clock import Clock
 from carpool.server.inflight import Ask
@@ -30,7 +30,7 @@ from carpool.server.messages import Answer
 from carpool.server.office import Office
 from carpool.server.receive import RoundPlan, check, opened
 from carpool.server.round import shared_size, stepped
-from carpool.server.selection import Ids
+from carpool.server.secure_buffered import Masked, Tray
 from carpool.server.selectors.contract import Seen
 from carpool.server.soundness import sound_weight
 from carpool.server.training import DIVERGED, PATIENCE_S, Hooks, Plan, Training, present_nodes
@@ -41,47 +41,6 @@ from carpool.strategies.shared import staleness
 NOBODY = np.zeros(0, np.int64)
 
 
-@dataclass(frozen=True)
-class Counted:
-    """A contribution in the buffer; seconds: from ask to reply; staleness: in versions."""
-
-    ask: Ask
-    weight: float
-    loss: float
-    examples: int
-    seconds: float
-    staleness: int
-
-
-@dataclass
-class Buffer:
-    """What happened since the last step.
-
-    began: seconds of the clock; present: who was there then; ended: every ask that came to an end, whichever;
-    refused, old, silent: how many of them were so.
-    """
-
-    fold: Fold
-    began: float
-    present: Ids | range
-    counted: list[Counted] = field(default_factory=list)
-    ended: list[Ask] = field(default_factory=list)
-    failures: list[int] = field(default_factory=list)
-    refused: int = 0
-    old: int = 0
-    silent: int = 0
-    sent: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-    @property
-    def train_loss(self) -> float | None:
-        """Mean loss of the local trainings, weighted like the update; None where it is not finite."""
-        weight = math.fsum(one.weight for one in self.counted)
-        mean = sum(one.weight * one.loss for one in self.counted) / weight if weight else math.nan
-        return mean if math.isfinite(mean) else None
-
-
 def steps(
     strategy: Strategy[Any], training: Training, plan: Plan, grid: Grid, clock: Clock, hooks: Hooks
 ) -> Iterator[Training]:
@@ -90,22 +49,29 @@ def steps(
     Raises RoundError where nothing but diverged trainings comes, or for an unsound model.
     """
     office = Office(strategy, training, plan, grid, clock)
+    masked = None if plan.secrecy is None else Masked(office, plan.secrecy)
     while office.training.round < plan.rounds:
-        office.begin(one_step(office, hooks))
+        office.begin(one_step(office, hooks, masked))
         yield office.training
 
 
-def one_step(office: Office, hooks: Hooks) -> Training:
-    """Gather a buffer, step, evaluate, commit."""
+def one_step(office: Office, hooks: Hooks, masked: Masked | None = None) -> Training:
+    """Gather a buffer, step, evaluate, commit; masked: where nobody sees what is in it."""
     watch, strategy, plan, facts = time.perf_counter(), office.strategy, office.plan, office.facts
     state = office.training.state
     fold = Fold(strategy.channels, shared_size(strategy, state, facts), facts)
     buffer = Buffer(fold, office.clock.now(), present_nodes(office.grid))
-    full = gather(office, buffer)
-    if full:
-        round_plan = plan_of(office, facts.round, facts.version)
-        round_plan = replace(round_plan, root=lambda model: hooks.root(model, facts.round))
-        state = stepped(strategy, state, fold, round_plan)
+    round_plan = plan_of(office, facts.round, facts.version)
+    round_plan = replace(round_plan, root=lambda model: hooks.root(model, facts.round))
+    if masked is None:
+        shown, full = None, gather(office, buffer)
+        if full:
+            state = stepped(strategy, state, fold, round_plan)
+    else:
+        with masked.opened(buffer) as tray:
+            shown = tray.close(gather(office, buffer, tray))
+        if full := shown.decision.counted:
+            state = stepped(strategy, state, shown.fold, round_plan)
     due = facts.round % plan.evaluate_every == 0 or facts.round == plan.rounds
     with span("evaluation"):
         figures = hooks.evaluate(strategy.model(state)) if due else {}
@@ -113,20 +79,24 @@ def one_step(office: Office, hooks: Hooks) -> Training:
         elapsed = office.clock.now() - buffer.began
         training = settled(office, buffer, state, full=full, elapsed=elapsed)
         line = record(office, buffer, full=full, figures=figures, elapsed=elapsed)
+        if shown is not None:
+            line |= {"closed": shown.decision.reason, "secagg": shown.secagg, "train_loss": shown.loss}
         line["seconds"] = round(time.perf_counter() - watch, 4)
         line |= hooks.departed(buffer.ended)
         hooks.commit(checkpoint(plan.run, training, office.clock.now(), line))
     return training
 
 
-def gather(office: Office, buffer: Buffer) -> bool:
+def gather(office: Office, buffer: Buffer, tray: Tray | None = None) -> bool:
     """Ask, and take in what comes, until the buffer is full; false where `PATIENCE_S` went by without."""
     end, size = buffer.began + PATIENCE_S, office.strategy.buffer
     while True:
         office.hear()
-        while office.arrived and buffer.fold.count < size:
+        if tray is not None:
+            tray.take_all()
+        while tray is None and office.arrived and buffer.fold.count < size:
             receive(office, *office.arrived.popleft(), buffer)
-        if buffer.fold.count == size:
+        if buffer.fold.count == size if tray is None else tray.full:
             return True
         silent = office.give_up()
         buffer.ended += silent
@@ -134,7 +104,8 @@ def gather(office: Office, buffer: Buffer) -> bool:
         refuse_divergence(office, buffer)
         if office.clock.now() >= end:
             return False
-        asked, sent = office.fill([one.ask.node for one in buffer.counted])
+        done = {one.ask.node for one in buffer.counted}
+        asked, sent = office.fill(done if tray is None else done | tray.said)
         buffer.sent += len(asked)
         buffer.bytes_down += sent
         office.wait(end)
@@ -146,8 +117,9 @@ def receive(office: Office, ask: Ask, reply: Answer, buffer: Buffer) -> None:
     buffer.ended.append(ask)
     strategy, facts = office.strategy, office.facts
     try:
-        contribution = opened(reply, buffer)
-        check(contribution, ask.node, plan_of(office, ask.round, ask.version))
+        answered = plan_of(office, ask.round, ask.version)
+        contribution = opened(reply, buffer, ask.node, answered)
+        check(contribution, ask.node, answered)
         header = Header(contribution.examples, contribution.steps, contribution.version)
         age = staleness(header, facts)
         if age > strategy.max_staleness:
@@ -168,7 +140,7 @@ def receive(office: Office, ask: Ask, reply: Answer, buffer: Buffer) -> None:
 def plan_of(office: Office, round_: int, version: int) -> RoundPlan:
     """What a contribution to the task of this round and version is held to."""
     facts = replace(office.facts, round=round_, version=version)
-    return RoundPlan(office.plan.run, facts, NOBODY, office.plan.policy)
+    return RoundPlan(office.plan.run, facts, NOBODY, office.plan.policy, unseal=office.plan.unseal)
 
 
 def refuse_divergence(office: Office, buffer: Buffer) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from carpool.privacy.errors import VehicleError
 from carpool.privacy.spans import timed
-from carpool.privacy.wire import RECORD, TICKET, TaskMessage
+from carpool.privacy.wire import ANNOUNCED, RECORD, TICKET, TaskMessage
 from carpool.server.handover import Handed, Tickets, hands_over
 from carpool.strategies.contract import Facts, Task
 
@@ -35,19 +35,29 @@ def task_message(run: str, task: Task, facts: Facts) -> TaskMessage:
 
 @timed("wire")
 def send(
-    grid: Grid, wire: bytes, nodes: NDArray[np.int64], round_: int, ttl: float, tickets: Tickets | None = None
+    grid: Grid,
+    wire: bytes,
+    nodes: NDArray[np.int64],
+    round_: int,
+    ttl: float,
+    tickets: Tickets | None = None,
+    announced: tuple[bytes, bytes] | None = None,
 ) -> dict[str, int]:
     """Send an encoded task to these nodes: {name of the work: node} of what went out.
 
-    ttl: seconds for which an answer is of use; tickets: one a node, None where the task has none.
+    ttl: seconds for which an answer is of use; tickets: one a node, None where the task has none; announced:
+    announcement and committee of a masked round, whose answers are always messages.
     """
-    if hands_over(grid):
+    if announced is None and hands_over(grid):
         return dict(zip(grid.hand_out(wire, nodes, round_, tickets), nodes.tolist(), strict=True))
     record = ConfigRecord({RECORD: wire})  # of all: nobody changes it
-    whole = RecordDict({RECORD: record})
+    beside = {}
+    if announced is not None:
+        beside[ANNOUNCED] = ConfigRecord(dict(zip(("announcement", "committee"), announced, strict=True)))
+    whole = RecordDict({RECORD: record, **beside})
     messages = [
         grid.create_message(
-            content=whole if tickets is None else with_ticket(record, *tickets[place]),
+            content=whole if tickets is None else with_ticket(record, *tickets[place], beside),
             message_type="train",
             dst_node_id=node,
             group_id=str(round_),
@@ -74,9 +84,12 @@ def sorted_replies(replies: Iterable[Message], pending: Mapping[str, int]) -> de
     return deque((name, known[name]) for name in sorted(mine, key=pending.__getitem__))
 
 
-def with_ticket(record: ConfigRecord, ticket: int, counted: int) -> RecordDict:
-    """A task and what is for one vehicle alone."""
-    return RecordDict({RECORD: record, TICKET: ConfigRecord({"ticket": ticket, "counted": counted})})
+def with_ticket(
+    record: ConfigRecord, ticket: int, counted: int, beside: Mapping[str, ConfigRecord] | None = None
+) -> RecordDict:
+    """A task, what is for one vehicle alone, and what else goes with it."""
+    own = ConfigRecord({"ticket": ticket, "counted": counted})
+    return RecordDict({RECORD: record, TICKET: own, **(beside or {})})
 
 
 def ticket_of(message: Message) -> tuple[int, int]:

@@ -6,6 +6,7 @@ number the asks of a run; asks of one moment are a group, known to Flower by its
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -44,7 +45,8 @@ class TakesUp(Protocol):
 class Office:
     """From one step to the next; `training` is where it stands now.
 
-    pending: asks by the name of their work, in their order; arrived: answers not looked at yet.
+    pending: asks by the name of their work, in their order; arrived: answers not looked at yet; hashes: of
+    masked buffers, version and SHA-256 of the tasks that are under way, by round.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Office:
         self._tickets, self._draws = 0, 0
         self._asks: list[Ask] = []
         self._task: tuple[int, bytes] | None = None
+        self.hashes: dict[int, tuple[int, bytes]] = {}
         if training.flight is not None:
             self._take_up(training.flight)
 
@@ -76,6 +79,8 @@ class Office:
         self._tickets = flight.tickets
         if not isinstance(self.grid, TakesUp):
             return
+        for ask in flight.asks:
+            self._note(ask.round, ask.version, flight.tasks[ask.round])
         records = {round_: ConfigRecord({RECORD: wire}) for round_, wire in flight.tasks.items()}
         for ask in flight.asks:
             message = self._message(ask, records[ask.round])
@@ -160,6 +165,22 @@ class Office:
         self._asks += sent.values()
         return list(sent.values()), len(sent) * len(wire)
 
+    def _note(self, round_: int, version: int, wire: bytes) -> None:
+        if self.plan.secrecy is not None and round_ not in self.hashes:
+            self.hashes[round_] = version, hashlib.sha256(wire).digest()
+
+    def make(self) -> None:
+        """Make the task of this step, and forget the hashes of those that nobody works on."""
+        facts = self.facts
+        self._task = self._task_of(facts)
+        self._note(facts.round, facts.version, self._task[1])
+        under_way = {ask.round for ask in self.under_way()} | {facts.round}
+        self.hashes = {round_: one for round_, one in self.hashes.items() if round_ in under_way}
+
+    def under_way(self) -> list[Ask]:
+        """Whose answers have not been looked at."""
+        return [*self.pending.values(), *(ask for ask, _ in self.arrived)]
+
     def _task_of(self, facts: Facts) -> tuple[int, bytes]:
         """The round and its task's wire: one object, by which a simulator knows who trains together."""
         if self._task is not None and self._task[0] == facts.round:
@@ -170,7 +191,7 @@ class Office:
 
     def in_flight(self) -> Flight:
         """What is under way after a step; forgets the asks of tasks that nobody works on any more."""
-        under_way = {ask.ticket: ask for ask in (*self.pending.values(), *(ask for ask, _ in self.arrived))}
+        under_way = {ask.ticket: ask for ask in self.under_way()}
         rounds = {ask.round for ask in under_way.values()}
         together = self.strategy.memory is None  # see `Workshop.prepare`
         self._asks = [

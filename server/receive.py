@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from carpool.privacy.errors import VehicleError
-from carpool.privacy.spans import timed
+from carpool.privacy.sealed_update import Purpose, Unseal
+from carpool.privacy.spans import span, timed
 from carpool.privacy.vectors import Vector
 from carpool.privacy.wire import FAILURES, ContributionMessage, decode_contribution
 from carpool.server.handover import Handed
@@ -22,6 +23,10 @@ from carpool.strategies.contract import Facts, Header, Strategy
 from carpool.strategies.deadline import Latest, Policy
 from carpool.strategies.fold import Fold
 
+if TYPE_CHECKING:
+    from carpool.server.private import Private
+    from carpool.server.secure import Secrecy
+
 
 @dataclass(frozen=True)
 class RoundPlan:
@@ -29,7 +34,9 @@ class RoundPlan:
 
     folder: where updates wait for the end of the round, see `spool.py`; None: the system's temporary folder.
     counted: for strategies with memory, the ticket of each vehicle's last counted contribution, by node;
-    root: the server's own update from a model, for strategies that compare with one.
+    root: the server's own update from a model, for strategies that compare with one; unseal: opens what
+    vehicles send, None where they send it in the clear; secrecy: how updates are summed without being seen,
+    None where they are seen; private: what makes the sums private.
     """
 
     run: str
@@ -40,6 +47,9 @@ class RoundPlan:
     folder: Path | None = None
     counted: Mapping[int, int] = field(default_factory=dict)
     root: Callable[[Vector], Vector] | None = None
+    unseal: Unseal | None = None
+    secrecy: Secrecy | None = None
+    private: Private | None = None
 
 
 class Usable(NamedTuple):
@@ -83,7 +93,7 @@ def receive(
 ) -> None:
     """Count one answer of `node`, or refuse it with the reason; never raises for what a vehicle sent."""
     try:
-        contribution = opened(reply, gathered)
+        contribution = opened(reply, gathered, node, plan)
         check(contribution, node, plan)
         header = Header(contribution.examples, contribution.steps, contribution.version)
         weight = sound_weight(strategy, header, plan.facts)
@@ -100,8 +110,8 @@ def receive(
         gathered.latest.add(after)
 
 
-def opened(reply: Answer, gathered: Tally) -> ContributionMessage:
-    """The contribution in an answer; counts its bytes. Raises VehicleError where there is none."""
+def opened(reply: Answer, gathered: Tally, node: int, plan: RoundPlan) -> ContributionMessage:
+    """The contribution of `node` in an answer; counts its bytes. Raises VehicleError where there is none."""
     if isinstance(reply, Handed):
         content = reply.content
     else:
@@ -111,9 +121,20 @@ def opened(reply: Answer, gathered: Tally) -> ContributionMessage:
         raise VehicleError(FAILURES.get(content, "the vehicle reported an error"))
     if isinstance(content, bytes):
         gathered.bytes_up += len(content)
-        return decode_contribution(content, gathered.fold.largest)
+        return decode_contribution(unsealed(content, node, plan), gathered.fold.largest)
+    if plan.unseal is not None:
+        raise VehicleError("the contribution came in the clear, and this run's are sealed")
     gathered.bytes_up += reply.size if isinstance(reply, Handed) else 0
     return content
+
+
+def unsealed(content: bytes, node: int, plan: RoundPlan) -> bytes:
+    """The bytes of a contribution, out of their seal where the run has one; raises VehicleError."""
+    if plan.unseal is None:
+        return content
+    facts = plan.facts
+    with span("privacy"):
+        return plan.unseal(content, Purpose(plan.run, facts.round, facts.version, facts.pass_number, node))
 
 
 def check(contribution: ContributionMessage, node: int, plan: RoundPlan) -> None:

@@ -9,9 +9,9 @@ counted; it changes nothing. Below quorum the round is void: the state stays the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -21,10 +21,13 @@ from carpool.privacy.spans import span, timed
 from carpool.privacy.wire import encode
 from carpool.server.clock import Clock
 from carpool.server.messages import arrived, send, task_message, ticket_of, wire_of, with_ticket
+from carpool.server.private_fold import PrivateFold
+from carpool.server.private_round import private_round
 from carpool.server.receive import Gathered, RoundPlan, Usable, check, receive
+from carpool.server.secure_rounds import secure_pass
 from carpool.server.soundness import sound_step, sound_task
 from carpool.server.spool import Spool
-from carpool.strategies.contract import Again, Facts, Strategy, Task
+from carpool.strategies.contract import Again, Facts, Reduced, Strategy, Task
 from carpool.strategies.deadline import Decision, Latest, Progress
 from carpool.strategies.fold import Fold
 
@@ -50,7 +53,8 @@ MOST_PASSES = 64
 class RoundOutcome:
     """What a round came to; `decision.counted` false means void. train_loss is weighted like the update.
 
-    usable: the contributions that came in time, by node, of the last pass.
+    usable: the contributions that came in time, by node, of the last pass; secagg: who saw what of a round
+    under secure aggregation.
     """
 
     decision: Decision
@@ -63,22 +67,34 @@ class RoundOutcome:
     bytes_up: int
     bytes_down: int
     train_loss: float | None
+    secagg: Mapping[str, Any] | None = None
 
 
 def run_round(
     strategy: Strategy[Any], state: Any, plan: RoundPlan, grid: Grid, clock: Clock
 ) -> tuple[Any, RoundOutcome]:
     """The state after the round (the same object if void) and what happened."""
+    if plan.private is not None:
+        return private_round(strategy, state, plan, grid, clock, plan.private)
     started, before = clock.now(), state
     with span("strategy"):
         task = sound_task(strategy, state, plan.facts)
     up = down = 0
     train_loss = None
+    records: list[Mapping[str, Any]] = []
     while True:
-        gathered, decision, sent, loss = one_pass(strategy, state, task, plan, grid, clock)
+        gathered: Came
+        fold: Reduces
+        if plan.secrecy is None:
+            gathered, decision, sent, loss = one_pass(strategy, state, task, plan, grid, clock)
+            fold = gathered.fold
+        else:
+            one = secure_pass(plan.secrecy, strategy, state, task, plan, grid, clock)
+            gathered, fold, decision, sent, loss = one.gathered, one.fold, one.decision, one.sent, one.loss
+            records.append(one.secagg)
         train_loss = loss if plan.facts.pass_number == 1 else train_loss  # later passes train nothing
         up, down = up + gathered.bytes_up, down + sent
-        found = stepped(strategy, state, gathered.fold, plan) if decision.counted else before
+        found = stepped(strategy, state, fold, plan) if decision.counted else before
         if not isinstance(found, Again):
             break
         state, task = found.state, found.task
@@ -97,7 +113,34 @@ def run_round(
         bytes_up=up,
         bytes_down=down,
         train_loss=train_loss,
+        secagg=of_all(records),
     )
+
+
+class Came(Protocol):
+    """What there is to know of the answers of a pass."""
+
+    usable: dict[int, Usable]
+    refused: dict[int, str]
+    failures: list[int]
+    durations: list[float]
+    bytes_up: int
+
+
+class Reduces(Protocol):
+    """What was folded, or unmasked."""
+
+    def reduce(self) -> Reduced:
+        """For the strategy's step."""
+        ...
+
+
+def of_all(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """One record of all passes of a round: that of the last, with every sum that was formed."""
+    if not records:
+        return None
+    sums = [one for record in records for one in record["sums"]]
+    return {**records[-1], "sums": sums, "passes": len(records)}
 
 
 def one_pass(
@@ -107,9 +150,16 @@ def one_pass(
     pending, sent = ask(task, plan, grid, tickets=needs_ticket(strategy, plan.facts))
     size = shared_size(strategy, state, plan.facts)
     with Spool(strategy.sizes(size), plan.folder) as spool:
-        gathered = Gathered(Fold(strategy.channels, size, plan.facts), spool)
+        gathered = Gathered(fold_for(strategy, size, plan), spool)
         decision = gather(strategy, plan, pending, grid, clock, gathered)
         return gathered, decision, sent, fold_all(gathered) if decision.counted else None
+
+
+def fold_for(strategy: Strategy[Any], size: int, plan: RoundPlan) -> Fold:
+    """What adds contributions up: to a plain sum, or to one that is only had with noise."""
+    if plan.private is None or plan.private.noise is None:
+        return Fold(strategy.channels, size, plan.facts)
+    return PrivateFold(strategy.channels, size, plan.facts, plan.private.protection.clip_norm)
 
 
 def shared_size(strategy: Strategy[Any], state: Any, facts: Facts) -> int:
@@ -123,7 +173,7 @@ def needs_ticket(strategy: Strategy[Any], facts: Facts) -> bool:
 
 
 @timed("strategy")
-def stepped(strategy: Strategy[Any], state: Any, fold: Fold, plan: RoundPlan) -> Any:
+def stepped(strategy: Strategy[Any], state: Any, fold: Reduces, plan: RoundPlan) -> Any:
     """The strategy's step on what was folded, and nothing unsound: a new state, or Again.
 
     Raises StrategyError where the strategy breaks its contract, RoundError for an unsound model.

@@ -13,13 +13,16 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from carpool.privacy.errors import RoundError
+from carpool.privacy.sealed_update import Unseal
 from carpool.privacy.spans import span, timed
 from carpool.privacy.vectors import Vector
 from carpool.privacy.wire import FAILURES
 from carpool.server.checkpoint import Checkpoint
 from carpool.server.clock import Clock
 from carpool.server.inflight import Ask, Flight
+from carpool.server.private import Private
 from carpool.server.round import RoundOutcome, RoundPlan, run_round
+from carpool.server.secure import Secrecy
 from carpool.server.selection import Ids, asked_size
 from carpool.server.selectors.contract import Moment, Seen, Selector
 from carpool.server.selectors.contract import State as Known
@@ -46,7 +49,8 @@ class Plan:
     folder: where a round's updates wait for its end, None: the system's temporary folder;
     sharing: which parameters travel, None: all; selector: whom to ask; stratum: in words, where and when a
     node drives, for selectors that look at it; concurrency: vehicles under way at all times, of a strategy
-    with a buffer, 0: as many as are asked in a round.
+    with a buffer, 0: as many as are asked in a round; unseal, secrecy, private:
+    as in `RoundPlan`.
     """
 
     run: str
@@ -62,6 +66,9 @@ class Plan:
     selector: Selector = field(default_factory=uniform)
     stratum: Callable[[int], str] | None = None
     concurrency: int = 0
+    unseal: Unseal | None = None
+    secrecy: Secrecy | None = None
+    private: Private | None = None
 
     @property
     def wanted(self) -> float:
@@ -124,10 +131,29 @@ def restore(strategy: Strategy[Any], checkpoint: Checkpoint) -> Training:
     return Training(state, rounds, version, history, counted, selector, checkpoint.flight)
 
 
+def whom(plan: Plan, round_: int, present: Ids | range, now: float, known: Known) -> Ids:
+    """Node ids to ask, admitted by the schema; of a round that a killed process began, those of then."""
+    private = plan.private
+    if private is not None and (before := private.asked(round_)) is not None:
+        return before
+    asked = select(plan, round_, present, now, known)
+    if private is not None and private.schema is not None:
+        private.schema.admit(asked, round_)
+    return asked
+
+
 @timed("bookkeeping")
 def choose(plan: Plan, round_: int, grid: Grid, clock: Clock, known: Known = EMPTY) -> NDArray[np.int64]:
     """Node ids to ask, sorted; waits up to `PATIENCE_S` while fewer than the quorum are there."""
     return select(plan, round_, awaited(plan, grid, clock), clock.now(), known)
+
+
+def admissible(plan: Plan, round_: int, present: Ids | range) -> Ids | range:
+    """Those of the present who may take part in this round by the participation schema, if there is one."""
+    if plan.private is None or plan.private.schema is None:
+        return present
+    ids = np.asarray(present, np.int64)
+    return ids[plan.private.schema.allowed(ids, round_)]
 
 
 def awaited(plan: Plan, grid: Grid, clock: Clock) -> Ids | range:
@@ -188,8 +214,8 @@ def step(
     began, round_ = time.perf_counter(), training.round + 1
     facts = Facts(round_, training.version, plan.population, plan.cohort, sharing=plan.sharing)
     with span("bookkeeping"):
-        present, now = awaited(plan, grid, clock), clock.now()
-        asked = select(plan, round_, present, now, training.selector)
+        present, now = admissible(plan, round_, awaited(plan, grid, clock)), clock.now()
+        asked = whom(plan, round_, present, now, training.selector)
     round_plan = RoundPlan(
         plan.run,
         facts,
@@ -199,6 +225,9 @@ def step(
         plan.folder,
         training.counted,
         lambda model: hooks.root(model, round_),
+        unseal=plan.unseal,
+        secrecy=plan.secrecy,
+        private=plan.private,
     )
     state, outcome = run_round(strategy, training.state, round_plan, grid, clock)
     refuse_divergence(round_, outcome)
@@ -231,8 +260,10 @@ def step(
         "bytes_up": outcome.bytes_up,
         "bytes_down": outcome.bytes_down,
         "epsilon": None,
+        "secagg": outcome.secagg,
         "sampling_rate": sampling_rate(plan.wanted, plan.population) if plan.selector.poisson else None,
         **{name: value for name, value in figures.items() if name not in ("loss", "accuracy", "targets")},
+        **({} if plan.private is None else plan.private.figures()),
         **hooks.simulator(round_),
     }
     with span("bookkeeping"):

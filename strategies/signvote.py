@@ -10,6 +10,7 @@ sum alone, which goes with masks, but has to trust the vehicles to send signs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -36,7 +37,7 @@ def signvote(*, server_lr: float = 1e-3, votes: Literal["set", "sum"] = "set") -
         return Sent({"votes": (trainer.train(start) - start).sign()})
 
     def update(state: State, reduced: Reduced, facts: Facts) -> State:
-        total = np.sign(reduced.sets["votes"]).sum(0) if votes == "set" else reduced.sums["votes"]
+        total = np.sign(reduced.sets["votes"]).sum(0) if votes == "set" else untied(reduced)
         majority: Vector = np.sign(total)
         return replace(state, params=state.params + np.float32(server_lr) * majority)
 
@@ -49,3 +50,15 @@ def signvote(*, server_lr: float = 1e-3, votes: Literal["set", "sum"] = "set") -
         update=update,
         robust=votes == "set",
     )
+
+
+def untied(reduced: Reduced) -> Vector:
+    """The sum of the votes, float32 [d], with ties at zero: under masks they are only near it.
+
+    A vote counts 1, or less where votes of norm sqrt(d) were clipped; half a vote decides nothing.
+    """
+    total = reduced.sums["votes"]
+    channel = reduced.channels.get("votes")
+    clip = math.inf if channel is None or channel.clip is None else channel.clip
+    vote = min(1.0, clip / math.sqrt(len(total)))
+    return np.where(np.abs(total) < np.float32(0.5 * vote), np.float32(0), total)
