@@ -43,8 +43,9 @@ class Asked:
     """A task on its way to vehicle `index`: what becomes of it, in the order in which it becomes known.
 
     since, at: virtual seconds at which it was asked, and at which something arrives; part: share of the reply
-    that does; message: Flower's, None where the task was handed over; ready: trained ahead, or being so;
-    answer: what the vehicle hands over.
+    that does; cut: the same of a reply that is masked first; uploads: virtual seconds at which it begins to
+    send; message: Flower's, None where the task was handed over; ready: trained ahead, or being so; answer:
+    what the vehicle hands over.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Asked:
     ticket: int = 0
     counted: int = 0
     message: Message | None = None
+    cut: float = 1.0
+    uploads: float = 0.0
     ready: bool = False
     answer: Ready | VehicleError | None = None
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carpool.experiments.hints import choose, shown
+from carpool.experiments.masked_checks import masked_problems
+from carpool.experiments.noise_checks import noise_problems
 
 if TYPE_CHECKING:
-    from carpool.experiments.config import Experiment, Section
+    from carpool.experiments.config import Experiment
+    from carpool.experiments.fields import Section
 
 EXCLUSIVE = (
     (("train", "epochs"), ("train", "steps")),
@@ -55,7 +58,17 @@ class Problem:
 
 def cross_problems(e: Experiment) -> list[Problem]:
     """Every broken rule of an experiment whose single values are all in range; does not touch the disk."""
-    rules = (_not_in_this_version, _engine, _selection, _fleet, _data, _pipeline, _exclusive)
+    rules = (
+        _not_in_this_version,
+        _engine,
+        _selection,
+        masked_problems,
+        noise_problems,
+        _fleet,
+        _data,
+        _pipeline,
+        _exclusive,
+    )
     return [Problem(keys, text) for rule in rules for keys, text in rule(e)]
 
 
@@ -66,8 +79,6 @@ def _not_in_this_version(e: Experiment) -> Found:
     expected = (
         ("experiment.engine", e.experiment.engine, "ray" if e.experiment.engine == "ray" else "inline"),
         ("experiment.topology", e.experiment.topology, "server"),
-        ("privacy.channel", e.privacy.channel, "plain"),
-        ("privacy.dp.mechanism", e.privacy.dp.mechanism, "none"),
         ("audit.canaries", e.audit.canaries, 0),
     )
     for key, value, possible in expected:
@@ -82,9 +93,10 @@ def _not_in_this_version(e: Experiment) -> Found:
         switch = "privacy.channel"
         what = f"secure aggregation (channel = {shown(e.privacy.channel)})"
         yield from _idle(e.privacy.secagg, "privacy.secagg", switch, what)
+        yield from _idle(e.privacy.committee, "privacy.committee", switch, what)
         if e.privacy.protocol != "secagg+":
-            text = f"privacy.protocol is {shown(e.privacy.protocol)}, but there is no {what} in this version"
-            yield ("privacy.protocol", switch), f'{text}; leave it at "secagg+"'
+            text = f"privacy.protocol is {shown(e.privacy.protocol)}, but there is no {what}"
+            yield ("privacy.protocol", switch), f'{text}; leave it at "secagg+", or use channel = "secagg"'
 
 
 def _engine(e: Experiment) -> Found:
@@ -114,7 +126,7 @@ def _idle(section: Section, table: str, switch: str, what: str) -> Found:
         key, value = f"{table}.{name}", getattr(section, name)
         if key != switch and value != field.default:
             default = "leave it out" if field.default is None else f"leave it at {shown(field.default)}"
-            yield (key, switch), f"{key} is {shown(value)}, but there is no {what} in this version; {default}"
+            yield (key, switch), f"{key} is {shown(value)}, but there is no {what}; {default}"
 
 
 def _selection(e: Experiment) -> Found:

@@ -21,6 +21,7 @@ from carpool.experiments import (
     cli_export,
     cli_keys,
     cli_log,
+    cli_privacy,
     cli_results,
     cli_run,
     cli_setup,
@@ -42,6 +43,7 @@ MODULES = (
     cli_export,
     cli_strategies,
     cli_data,
+    cli_privacy,
     cli_keys,
     cli_log,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,9 +150,12 @@ def execute(
     file: Path | None, sets: list[str], out: Path | None, resume: Path, warm: Path | None, quiet: bool
 ) -> tuple[Path, dict[str, Any]]:
     """Start or resume, under a progress display; says how to go on when it is interrupted."""
+    from carpool.experiments.forks import begin_early
     from carpool.experiments.load import load_experiment
 
     experiment = load_experiment(file, sets) if file is not None else None
+    if experiment is not None:
+        begin_early(experiment)
     from carpool.experiments import run as runs
 
     with Screen(quiet) as screen:
@@ -168,6 +171,8 @@ def execute(
 
 def conclude(folder: Path, result: Mapping[str, Any]) -> None:
     """The table and where the report is."""
+    from carpool.experiments.promise import sentence
+
     rounds, final, totals = result["rounds"], result["final"], result["totals"]
     asked, dropped = sum(r["asked"] for r in rounds), sum(r["dropped"] for r in rounds)
     voids = sum(r["void"] for r in rounds)
@@ -196,5 +201,18 @@ def conclude(folder: Path, result: Mapping[str, Any]) -> None:
     why = f"; the server refused what {refused} sent" if refused else ""
     say(f"{dropped} of the {asked} asked did not count: they left, failed or came too late{why}")
     say(f"{totals['bytes_up'] / 1e6:.1f} MB of updates sent, {totals['bytes_down'] / 1e6:.1f} MB of models")
-    say('privacy: none in this version, the server saw every update (privacy.channel = "plain")')
+    promised = sentence(result["privacy"], rounds)
+    say(f"privacy: {protection(result['privacy']['channel'], rounds, noise=promised is not None)}")
+    if promised is not None:
+        say(f"         {promised}")
     say(f"report:  {folder / 'report.html'}")
+
+
+def protection(channel: str, rounds: Sequence[Mapping[str, Any]], *, noise: bool = False) -> str:
+    """What the server saw, in one sentence; noise: whether another says what differential privacy does."""
+    if channel == "plain":
+        seen = 'the server saw every update (privacy.channel = "plain")'
+        return seen if noise else f"none, {seen}"
+    from carpool.experiments.whosaw import sentence
+
+    return f'{sentence(channel, rounds)} (privacy.channel = "{channel}")'

@@ -1,8 +1,4 @@
-"""What may not be combined, with the way out, and what the catalogues of selectors and attacks say.
-
-Secure aggregation and differential privacy are not in this version. Their rules stand here all the same, each
-by itself, and `combination_problems` asks them as soon as the switches can be set.
-"""
+"""What may not be combined, with the way out, and what the catalogues of selectors and attacks say."""
 
 from __future__ import annotations
 
@@ -16,17 +12,15 @@ from carpool.privacy.errors import ConfigError
 if TYPE_CHECKING:
     from carpool.experiments.config import Experiment
 
-AMPLIFIED = ("central",)
-"""Mechanisms whose accountant counts on vehicles being sampled in secret; the others never claim that."""
-
 
 def combination_problems(e: Experiment) -> list[Problem]:
     """Every pairing that does not hold of an experiment whose names and options are known to be right."""
     rules = (
         losses_under_masks,
         sets_under_masks,
-        positions_under_masks,
-        unsampled_privacy,
+        rounds_under_masks,
+        unseen_by_noise,
+        example_by_example,
         attackers_apart,
         nobody,
     )
@@ -63,39 +57,129 @@ def sets_under_masks(e: Experiment) -> Found:
             ("strategy.bucket", "selection.cohort", "privacy.secagg.n_min"),
             f"strategy.bucket {bucket} of selection.cohort {cohort} makes groups of {smallest}, but a sum of "
             f"fewer than {least} vehicles (privacy.secagg.n_min) is never shown; make cohort a multiple of a "
-            f"bucket of {least} or more",
+            f"bucket of {least} or more, and larger where vehicles leave",
         )
     elif strategy.needs_set and smallest == 1:
         yield (
             ("strategy.name", "privacy.channel"),
             f"strategy.name is {shown(e.strategy.name)}, which compares single updates, but privacy.channel "
-            f'= "secagg" shows sums only; set strategy.bucket to at least {e.privacy.secagg.n_min} '
+            f'= "secagg" shows sums only; set strategy.bucket to at least {least} '
             "(privacy.secagg.n_min) so that it compares sums of groups, or use "
             'privacy.channel = "sealed"',
         )
 
 
-def positions_under_masks(e: Experiment) -> Found:
-    """Compression that keeps other positions in every vehicle, under secure aggregation."""
-    kind = str(getattr(getattr(e, "compression", None), "name", "none"))
-    if e.privacy.channel == "secagg" and kind.replace("-", "").replace("_", "") == "topk":
+def rounds_under_masks(e: Experiment) -> Found:
+    """A strategy without rounds, under masks: protocols of one message, and sums that are large enough."""
+    if e.privacy.channel != "secagg":
+        return
+    how, size, key = e.privacy.secagg, buffer_of(e), "privacy.secagg"
+    buffer = "asynchrony.buffer" if e.asynchrony.buffer else "strategy.options"
+    if not size:
+        if how.per_version:
+            yield (
+                (f"{key}.per_version", "asynchrony.buffer"),
+                f"{key}.per_version is {how.per_version}, but the run has rounds, whose vehicles all start "
+                "from one version; leave it out",
+            )
+        return
+    if e.privacy.protocol == "secagg+":
         yield (
-            ("compression.name", "privacy.channel"),
-            f"compression.name is {shown(kind)}, which keeps other numbers in every vehicle, but "
-            'privacy.channel = "secagg" adds vectors number by number; use "random-k", whose positions are '
-            'common, or "int8"',
+            ("privacy.protocol", "strategy.name", buffer),
+            f"strategy.name {shown(e.strategy.name)} has a buffer and no rounds, but the vehicles of "
+            'privacy.protocol = "secagg+" mask with each other, round by round; use protocol = "one-shot", '
+            "in which a vehicle speaks once",
+        )
+        return
+    if size < how.n_min:
+        yield (
+            (buffer, f"{key}.n_min"),
+            f"a step takes {size} contributions ({buffer}), but a sum of fewer than {how.n_min} vehicles "
+            f"({key}.n_min) is never shown; make the buffer {how.n_min} or more",
+        )
+    if how.per_version > how.n_min:
+        yield (
+            (f"{key}.per_version", f"{key}.n_min"),
+            f"{key}.per_version is {how.per_version}, above the {how.n_min} of {key}.n_min; use 0 for as "
+            "many",
+        )
+    if how.full_rounds:
+        yield (
+            (f"{key}.full_rounds", buffer),
+            f"{key}.full_rounds is {how.full_rounds}, but without rounds all of the cryptography runs; leave "
+            "it out",
+        )
+    if e.strategy.bucket > 1:
+        yield (
+            ("strategy.bucket", buffer, "privacy.channel"),
+            f"strategy.bucket is {e.strategy.bucket}, but a buffer under masks is one sum and has no groups; "
+            'use rounds, or channel = "sealed"',
         )
 
 
-def unsampled_privacy(e: Experiment) -> Found:
-    """Differential privacy that is amplified by sampling, without the sampling that it counts on."""
-    mechanism, name = e.privacy.dp.mechanism, e.selection.name
-    if mechanism in AMPLIFIED and name != "poisson":
+def buffer_of(e: Experiment) -> int:
+    """Contributions of a step, 0 for rounds, or where the strategy is reported by itself."""
+    from carpool.experiments import plugins
+
+    try:
+        return plugins.build(e.strategy).buffer or e.asynchrony.buffer
+    except ConfigError:
+        return 0
+
+
+def unseen_by_noise(e: Experiment) -> Found:
+    """A strategy or selector that differential privacy leaves nothing to see."""
+    from carpool.experiments import plugins
+    from carpool.server.selectors import catalogue
+
+    dp = e.privacy.dp
+    if dp.mechanism == "none":
+        return
+    if catalogue.build(e.selection.name, e.selection.options).needs_loss:
         yield (
             ("selection.name", "privacy.dp.mechanism"),
-            f"selection.name is {shown(name)}, but privacy.dp.mechanism = {shown(mechanism)} is accounted "
-            'for with Poisson sampling; use selection.name = "poisson"',
+            f"selection.name is {shown(e.selection.name)}, which looks at each vehicle's loss, but under "
+            f'privacy.dp.mechanism {shown(dp.mechanism)} no loss leaves a vehicle; use "uniform"',
         )
+    try:
+        strategy = plugins.build(e.strategy)
+    except ConfigError:
+        return  # reported by itself
+    if strategy.needs_set and dp.mechanism not in ("local", "sgd"):
+        yield (
+            ("strategy.name", "privacy.dp.mechanism"),
+            f"strategy.name is {shown(e.strategy.name)}, which compares updates, but privacy.dp.mechanism "
+            f'{shown(dp.mechanism)} makes their sum private; use a strategy of sums, or mechanism = "local"',
+        )
+    if strategy.passes or strategy.buffer or e.asynchrony.buffer:
+        yield (
+            ("strategy.name", "privacy.dp.mechanism"),
+            f"strategy.name is {shown(e.strategy.name)}, which has several passes a round or a buffer, but "
+            "each would be a release of its own, which is not charged in this version; use one of rounds",
+        )
+
+
+def example_by_example(e: Experiment) -> Found:
+    """A strategy that does not fit example-level noise."""
+    from carpool.experiments import plugins
+    from carpool.experiments.example_checks import refusal
+
+    if e.privacy.dp.mechanism != "sgd":
+        return
+    try:
+        strategy = plugins.build(e.strategy)
+    except ConfigError:
+        return  # reported by itself
+    keys = ("strategy.name", "privacy.dp.mechanism")
+    if strategy.root:
+        yield (
+            keys,
+            f"strategy.name is {shown(e.strategy.name)}, which compares with an update from trusted samples, "
+            'which here are some of the vehicles\' own, and under privacy.dp.mechanism "sgd" nothing of them '
+            "goes without noise; use another strategy, such as fedavg or median",
+        )
+    elif why := refusal(strategy):
+        yield keys, why
 
 
 def attackers_apart(e: Experiment) -> Found:

@@ -7,22 +7,36 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from carpool.client.camera.settings import VIEWS
 from carpool.experiments.checks import FACTORY, Problem, cross_problems
+from carpool.experiments.fields import (
+    MAX_SEED,
+    Count,
+    Fraction,
+    Names,
+    NotNegative,
+    NotNegativeInt,
+    Options,
+    Positive,
+    Probability,
+    Section,
+    Seed,
+    Triple,
+    above_zero,
+)
 from carpool.experiments.hints import choose
+from carpool.experiments.privacy_config import Privacy
 
 MODELS = ("logistic", "mlp", "cnn-small", "cnn-multiview", "resnet-small")
 SELECTORS = ("uniform", "poisson", "power-of-choice", "oort", "refl", "stratified")
 ATTACKS = ("none", "sign-flip", "label-flip", "gaussian", "alie", "ipm", "mimic", "backdoor")
 SOURCES = ("procedural", "gtsrb", "npz", "udacity", "imagefolder", "comma2k19", "parquet")
-MAX_SEED = 2**63 - 1
 
 
 def _name(value: str) -> str:
@@ -66,49 +80,6 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise ValueError("every name may stand in it once")
     return values
-
-
-def _three(values: tuple[float, ...]) -> tuple[float, ...]:
-    if len(values) != 3:
-        raise ValueError("it must have three numbers, one a channel")
-    return values
-
-
-def _above_zero(values: tuple[float, ...]) -> tuple[float, ...]:
-    if min(values) <= 0:
-        raise ValueError("all three must be above 0")
-    return values
-
-
-def _options(value: object) -> object:
-    if not isinstance(value, Mapping):
-        raise ValueError("it must be a table, such as { server_lr = 1.0 }")
-    for name, option in value.items():
-        if not isinstance(option, bool | int | float | str) or (
-            isinstance(option, float) and not math.isfinite(option)
-        ):
-            raise ValueError(f"{name} must be a number, a text in quotes, true or false")
-    return value
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-# A TOML array is a list; strict mode would want a tuple. The names inside stay strict.
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-Triple = Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_three)]
-Scalar = bool | int | float | str
-Options = Annotated[dict[str, Scalar], BeforeValidator(_options)]
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, nothing is converted, nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class General(Section):
@@ -172,7 +143,7 @@ class Pipeline(Section):
     colour: Literal["rgb", "gray", "yuv"] = "rgb"
     normalise: Literal["constants", "picture", "federated"] = "constants"
     mean: Triple = (0.5, 0.5, 0.5)
-    std: Annotated[Triple, AfterValidator(_above_zero)] = (0.25, 0.25, 0.25)
+    std: Annotated[Triple, AfterValidator(above_zero)] = (0.25, 0.25, 0.25)
 
 
 class Data(Section):
@@ -277,37 +248,6 @@ class Compression(Section):
     block: Annotated[int, Field(ge=8, le=1 << 16)] = 256
     keep: Annotated[float, Field(ge=1e-9, lt=1)] = 0.01
     error_feedback: bool = True
-
-
-class Secagg(Section):
-    """[privacy.secagg]"""
-
-    adversary: Literal["curious", "semi-malicious"] = "semi-malicious"
-    corrupt_fraction: Fraction = 0.05
-    dropout_fraction: Fraction = 0.4
-    n_min: Annotated[int, Field(ge=2)] = 12
-    bits: Annotated[int, Field(ge=8, le=64)] = 32
-
-
-class DP(Section):
-    """[privacy.dp]"""
-
-    mechanism: Literal["none", "central", "distributed", "local", "sgd", "matrix"] = "none"
-    unit: Literal["vehicle"] = "vehicle"
-    relation: Literal["zero-out", "add-remove", "replace-one"] = "zero-out"
-    clip_norm: Positive = 1.0
-    epsilon: Positive = 8.0
-    noise_multiplier: Positive | None = None
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-
-
-class Privacy(Section):
-    """[privacy]"""
-
-    channel: Literal["plain", "sealed", "secagg"] = "plain"
-    protocol: Literal["secagg+", "one-shot", "helpers"] = "secagg+"
-    secagg: Secagg = Secagg()
-    dp: DP = DP()
 
 
 class Audit(Section):

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from carpool.client.camera.ondemand import OnDemandFleet
-from carpool.client.camera.samples import Frames, Pool, Rows, Shard
+from carpool.client.camera.samples import Frames, Rows, Shard
 from carpool.client.camera.settings import VIEWS
 from carpool.client.predict import predict, truths
+from carpool.experiments.ledgerfacts import ledger_head
 from carpool.experiments.load import data_settings
+from carpool.experiments.logfacts import log_head
 from carpool.experiments.personal import Served
 from carpool.experiments.report import Evidence, SampleFrame
 from carpool.experiments.runfolder import CONFIG, ENVIRONMENT, read_json
@@ -29,6 +31,8 @@ def gather_evidence(session: Session, result: dict[str, Any], served: Served) ->
     notes = []
     if all(record["void"] for record in session.records):
         notes.append("Every round was void: the model is the one that training began with.")
+    if session.stopped:
+        notes.append(f"Stopped after {len(session.records)} rounds: {session.stopped}.")
     if isinstance(workshop.data, OnDemandFleet):
         notes.append(workshop.data.note)
     notes += served.remarks
@@ -42,13 +46,15 @@ def gather_evidence(session: Session, result: dict[str, Any], served: Served) ->
         frames=sample_frames(workshop, session.model),
         notes=notes,
         personal_accuracy=served.own,
+        log=log_head(folder),
+        ledger=ledger_head(folder),
     )
 
 
 def sample_frames(workshop: Workshop, model: Vector) -> list[SampleFrame]:
     """A few validation samples, right and wrong ones, spread over vehicles."""
     shard = workshop.data.validation()
-    correct = workshop.evaluate(model, shard).correct
+    correct = workshop.evaluate(model).correct
     schema = shard.pool.schema
     rows = pick(shard, correct)
     frames, columns = shard.batch(rows)
@@ -106,14 +112,8 @@ def all_views(
         where += f": {pool.domain[vehicle]}"
     if workshop.experiment.data.source != "procedural" or vehicle is None:
         return frame, pool.schema.views, where
-    surround = surround_of(workshop, vehicle)
-    same = (surround.group == pool.group[at]) & (surround.order == pool.order[at])
-    return surround.frames[int(np.argmax(same))], surround.schema.views, where
-
-
-def surround_of(workshop: Workshop, vehicle: int) -> Pool:
-    """A procedural vehicle's frames from all eight cameras."""
-    from carpool.client.camera.procedural import render_vehicle
+    from carpool.client.camera.procedural import render_moment
 
     settings = dataclasses.replace(data_settings(workshop.experiment), views=VIEWS)
-    return render_vehicle(settings, vehicle)
+    drive = int(pool.group[at]) - vehicle * settings.drives
+    return render_moment(settings, vehicle, drive, int(pool.order[at])), VIEWS, where

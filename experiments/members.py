@@ -96,9 +96,10 @@ def asked_key(path: Path, role: Role, member: int) -> bytes:
 
 def faults(found: FleetFolder) -> list[str]:
     """Private keys in the folder that others can read, a sentence each."""
-    from carpool.privacy.fleetfolder import CA_KEY
+    from carpool.privacy.fleetfolder import CA_KEY, SEALING
     from carpool.privacy.keyfiles import unguarded
 
-    paths = [found.folder / CA_KEY, *(found.key_of(one.role, one.member) for one in found.present())]
+    keys = [found.key_of(one.role, one.member) for one in found.present()]
+    paths = [found.folder / CA_KEY, *keys, *(path.with_name(SEALING) for path in keys)]
     seen = [(path, unguarded(path.lstat())) for path in paths if path.exists() or path.is_symlink()]
     return [f"{path} {fault}" for path, fault in seen if fault]

@@ -13,6 +13,7 @@ from carpool.client.camera.pipeline import DEFAULT
 from carpool.client.camera.samples import Target
 from carpool.client.deployed import INPUT, output_names
 from carpool.client.modelfile import Recipe
+from carpool.experiments import promise
 from carpool.experiments.cardwords import OWN, SOURCES, steps
 from carpool.experiments.config import Experiment
 from carpool.experiments.results import STAGES, clean, count
@@ -194,17 +195,26 @@ def shown(value: float | None) -> str:
 def privacy(card: Card) -> list[str]:
     """Who was protected from whom."""
     facts = card.result["privacy"]
-    noise = facts["mechanism"] != "none" and facts["epsilon"] is not None
+    promised = promise.sentence(facts, card.result["rounds"])
+    seen = PRIVACY.get(facts["channel"], f"Channel: {plain(facts['channel'])}.")
+    if promised is None:
+        return [
+            "## Privacy", "", seen, "",
+            "There is no differential privacy: the model may have memorised what single vehicles saw, and "
+            "whoever has the model may find out.",
+        ]  # fmt: skip
+    found = promise.claim(facts)
     return [
         "## Privacy",
         "",
-        PRIVACY.get(facts["channel"], f"Channel: {plain(facts['channel'])}."),
+        seen.removeprefix("**None.** "),
         "",
-        f"Differential privacy: {facts['mechanism']}, unit {facts['unit']}, relation {facts['relation']}, "
-        f"epsilon {facts['epsilon']:g} at delta {facts['delta']:g}."
-        if noise
-        else "There is no differential privacy: the model may have memorised what single vehicles saw, and "
-        "whoever has the model may find out.",
+        f"Differential privacy: {promised}" if promise.private(card.result["rounds"]) else f"**{promised}**",
+        "",
+        f"- Mechanism {plain(facts['mechanism'])}, neighbours {plain(facts['relation'])}; trusted: "
+        f"{found.trusted if found else 'unknown'}",
+        *(f"- {text}" for text in promise.warnings(facts, card.result["rounds"])),
+        "- The run's ledger.jsonl has every charge; `carpool privacy ledger` computes epsilon anew from it.",
     ]
 
 

@@ -43,6 +43,8 @@ def pick_batching(
 ) -> Batching:
     """How vehicles are trained: as the experiment says, or by a short trial; raises ConfigError."""
     wanted = experiment.train.batching
+    if experiment.privacy.dp.mechanism == "sgd":  # example by example
+        return "sequential"
     if wanted == "auto":
         return choose(model, schema, settings, cache=data_settings(experiment).cache)
     if wanted == "stacked" and stack(model.module) is None:

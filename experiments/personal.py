@@ -7,7 +7,7 @@ counted, and at pictures that never leave a real one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def held_back(workshop: Workshop) -> tuple[tuple[int, ...], list[Shard], str]:
 def serve(workshop: Workshop, model: Vector, counted: Mapping[int, int], round_: int) -> Served:
     """Measure the fleet's model [d] and each vehicle's own; counted: the server's table, by node."""
     vehicles, shards, note = held_back(workshop)
-    fleet = [workshop.evaluate(model, shard).accuracy for shard in shards]
+    fleet = accuracies(workshop, model, shards)
     if any(accuracy is None for accuracy in fleet):
         return Served(vehicles, None, None, note)
     shared = [float(accuracy or 0.0) for accuracy in fleet]
@@ -84,6 +84,19 @@ def serve(workshop: Workshop, model: Vector, counted: Mapping[int, int], round_:
         found = accuracy if mine is None else workshop.evaluate(mine, shard).accuracy
         own.append(math.nan if found is None else found)
     return Served(vehicles, shared, own, note, remarks(len(vehicles), strangers, lost))
+
+
+def accuracies(workshop: Workshop, model: Vector, shards: Sequence[Shard]) -> list[float | None]:
+    """Accuracy of a model on each shard; where all are parts of the validation samples, from those."""
+    validation = workshop.data.validation()
+    together = np.concatenate([shard.rows for shard in shards])
+    if any(s.pool is not validation.pool for s in shards) or not np.isin(together, validation.rows).all():
+        return [workshop.evaluate(model, shard).accuracy for shard in shards]
+    correct = workshop.evaluate(model).correct
+    if correct is None:
+        return [None] * len(shards)
+    by_row = dict(zip(validation.rows.tolist(), correct.tolist(), strict=True))
+    return [float(np.mean([by_row[row] for row in shard.rows.tolist()])) for shard in shards]
 
 
 def own_model(

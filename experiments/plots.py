@@ -59,7 +59,7 @@ class Curve:
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """The settings under which a figure is made and saved; restored afterwards."""
     import matplotlib as mpl
 
@@ -81,7 +81,7 @@ def _drawing() -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def blank(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of that size in inches with one plain pair of axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ def _percent(axes: Axes, which: str) -> None:
     (axes.yaxis if which == "y" else axes.xaxis).set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
-def _svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element for inside a page; `name` keeps its ids apart from other pictures'."""
     import matplotlib as mpl
 
@@ -132,8 +132,8 @@ def curve_svg(records: Sequence[Record], key: str, label: str, *, percent: bool 
     x, y = points(records, key)
     if not x:
         return None
-    with _drawing():
-        figure, axes = _figure(4.4, 2.6)
+    with drawing():
+        figure, axes = blank(4.4, 2.6)
         color = COLORS.get(key, COLORS["accuracy"])
         axes.plot(x, y, color=color, linewidth=1.8, marker="o" if len(x) <= 40 else None, markersize=3.2)
         axes.set_xlabel("round")
@@ -144,7 +144,7 @@ def curve_svg(records: Sequence[Record], key: str, label: str, *, percent: bool 
         else:
             low, high = min(0.0, *y), max(y)
             axes.set_ylim(low, high + 0.06 * (high - low) or 1.0)
-        return _svg(figure, f"curve-{key}")
+        return to_svg(figure, f"curve-{key}")
 
 
 PARTS = {
@@ -168,8 +168,8 @@ def attendance_svg(records: Sequence[Record]) -> str | None:
     step = math.ceil(len(rows) / MOST_BARS)
     bins = [rows[start : start + step] for start in range(0, len(rows), step)]
     x = np.array([(part[0].round + part[-1].round) / 2 for part in bins])
-    with _drawing():
-        figure, axes = _figure(9.6, 3.3)
+    with drawing():
+        figure, axes = blank(9.6, 3.3)
         base = np.zeros(len(bins))
         width = step * (0.82 if len(bins) <= 60 else 1.0)
         for part, (label, color) in PARTS.items():
@@ -192,7 +192,7 @@ def attendance_svg(records: Sequence[Record]) -> str | None:
             [handles[index] for index in order], [labels[index] for index in order],
             loc="outside upper center", ncols=5, frameon=False, handlelength=1.1, columnspacing=1.4,
         )  # fmt: skip
-        return _svg(figure, "attendance")
+        return to_svg(figure, "attendance")
 
 
 def histogram_svg(accuracy: NDArray[np.float64], own: NDArray[np.float64] | None = None) -> str:
@@ -200,8 +200,8 @@ def histogram_svg(accuracy: NDArray[np.float64], own: NDArray[np.float64] | None
 
     own: float64 [n], of the vehicles' own models beside it; None or empty: there are none.
     """
-    with _drawing():
-        figure, axes = _figure(4.4, 2.6)
+    with drawing():
+        figure, axes = blank(4.4, 2.6)
         bins = np.linspace(0, 1, 21).tolist()
         both, median_is = False, "median"
         if own is not None and own.size:
@@ -223,7 +223,7 @@ def histogram_svg(accuracy: NDArray[np.float64], own: NDArray[np.float64] | None
         axes.set_ylabel("vehicles")
         axes.xaxis.set_major_locator(_tenths())
         _percent(axes, "x")
-        return _svg(figure, "histogram")
+        return to_svg(figure, "histogram")
 
 
 def _tenths() -> Any:
@@ -235,8 +235,8 @@ def _tenths() -> Any:
 def comparison(curves: Sequence[Curve], label: str, *, percent: bool, kind: str) -> bytes:
     """All runs' curves in one picture, a colour a group; the bytes of a `kind` "png" or "svg" file."""
     groups = list(dict.fromkeys(curve.group for curve in curves))
-    with _drawing():
-        figure, axes = _figure(8.5, 4.8)
+    with drawing():
+        figure, axes = blank(8.5, 4.8)
         for index, group in enumerate(groups):
             style = ("-", "--", ":", "-.")[index // len(LINES) % 4]
             members = [curve for curve in curves if curve.group == group]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carpool.experiments import pictures, plots
+from carpool.experiments import pictures, plots, plots_secagg, report_promise, report_seen, whosaw
 from carpool.experiments.attack_report import attack_words
 from carpool.experiments.fairness import distribution, gain
 from carpool.experiments.results import (
@@ -31,23 +31,12 @@ from carpool.experiments.results import (
     points,
     size,
 )
+from carpool.experiments.whosaw import PLAIN_WARNING
 from carpool.privacy.storage import write_text
 
 FRAME_BUDGET = 2_000_000
 """Characters of camera frames in a page; what comes beyond is left out, and the page says so."""
 MOST_ROWS = 500
-PLAIN_WARNING = (
-    "No privacy protection in this run: the server saw every vehicle's update in the clear "
-    '(privacy.channel = "plain"). Frames never left the vehicles. '
-    "Secure aggregation and differential privacy are not in this version."
-)
-CHANNELS = {
-    "plain": "The server saw every vehicle's update in the clear. Frames never left the vehicles.",
-    "sealed": "Updates were encrypted from end to end; the aggregator opened each of them. "
-    "Frames never left the vehicles.",
-    "secagg": "The server saw only the sum of many vehicles' updates, never a single one. "
-    "Frames never left the vehicles.",
-}
 
 
 @dataclass(frozen=True)
@@ -68,6 +57,7 @@ class Evidence:
     result: the content of result.json. records: the lines of rounds.jsonl. vehicle_accuracy: 0..1 a vehicle
     (NaN where a vehicle has nothing to measure on), None where nobody measured it; the note says on what.
     personal_accuracy: the same of the models that vehicles keep for themselves, None where they keep none.
+    log, ledger: what `logfacts.log_head` and `ledgerfacts.ledger_head` say of them.
     """
 
     result: dict[str, Any]
@@ -79,6 +69,8 @@ class Evidence:
     frames: list[SampleFrame]
     notes: list[str]
     personal_accuracy: list[float] | None = None
+    log: dict[str, Any] | None = None
+    ledger: dict[str, Any] | None = None
 
 
 def write_report(folder: Path, evidence: Evidence) -> None:
@@ -113,8 +105,9 @@ def _figures(evidence: Evidence) -> dict[str, str | None]:
     return {
         "accuracy": plots.curve_svg(records, "accuracy", "accuracy", percent=True),
         "loss": plots.curve_svg(records, "loss", "loss (no unit)"),
-        "epsilon": plots.curve_svg(records, "epsilon", "privacy loss ε (no unit)"),
+        **report_promise.pictures(records, evidence.config_toml),
         "attendance": plots.attendance_svg(records),
+        "sums": plots_secagg.sums_svg(whosaw.read_rounds(records)),
         "histogram": plots.histogram_svg(accuracy, own) if accuracy.size else None,
     }
 
@@ -145,7 +138,9 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "accuracy_note": evidence.vehicle_accuracy_note,
         "frames": frames,
         "warning": PLAIN_WARNING if channel == "plain" and mechanism in (None, "", "none") else None,
-        "channel": CHANNELS.get(channel, f"The channel was {channel}."),
+        "channel": whosaw.CHANNELS.get(channel, f"The channel was {clean(channel)}."),
+        "seen": report_seen.section(channel, records, evidence.log, MOST_ROWS, str(result.get("engine"))),
+        "promise": report_promise.section(privacy, records, evidence.ledger, MOST_ROWS),
         "privacy": [
             (key.replace("_", " "), "–" if value is None else str(value)) for key, value in privacy.items()
         ],

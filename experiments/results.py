@@ -135,7 +135,7 @@ class Run:
     @property
     def resumable(self) -> bool:
         """Whether `carpool run --resume` can go on with it."""
-        return not self.complete and bool(self.config)
+        return not self.complete and bool(self.config) and not self.result.get("stopped")
 
     def final(self, key: str) -> float:
         """The last measured loss or accuracy; NaN where there is none."""

@@ -48,7 +48,7 @@ from carpool.experiments.signals import interruptible
 from carpool.experiments.summary import build_result
 from carpool.experiments.workshop import Workshop, examples_of
 from carpool.experiments.wrapping import sent_share
-from carpool.privacy.errors import UsageError
+from carpool.privacy.errors import PrivacyRefused, UsageError
 from carpool.privacy.spans import timed
 from carpool.privacy.storage import clear_temporaries, write_text
 
@@ -124,7 +124,10 @@ def resume(folder: Path, *, watcher: Watcher | None = None) -> tuple[Path, dict[
     watcher = watcher or Nobody()
     with locked(folder):
         if (folder / RESULT).is_file():
-            return folder, read_json(folder / RESULT)
+            result = read_json(folder / RESULT)
+            if stopped := result.get("stopped"):
+                raise PrivacyRefused(str(stopped))
+            return folder, result
         clear_temporaries(folder)
         experiment = load_experiment(folder / CONFIG)
         if not (folder / ENVIRONMENT).is_file():
@@ -148,14 +151,22 @@ def _train(session: Session, watcher: Watcher) -> dict[str, Any]:
     sessions.remember(session)
     workshops.remember(folder, workshop)
     watcher.training(folder, session.training.round, workshop.plan.rounds)
+    refused: PrivacyRefused | None = None
     with interruptible():
         try:
             with engine(folder, workshop, session.clock_start) as grid:
                 server_app(grid, _context(folder, SERVER_NODE, {}))
+        except PrivacyRefused as error:
+            if not session.stopped:  # a damaged ledger, say: that can be mended, then the run goes on
+                raise
+            refused = error
         finally:
             workshop.close()
         watcher.reporting()
-        return _conclude(session, wall_seconds(session.records, began))
+        result = _conclude(session, wall_seconds(session.records, began))
+    if refused is not None:
+        raise refused
+    return result
 
 
 @timed("bookkeeping")
@@ -163,7 +174,9 @@ def _conclude(session: Session, seconds: float) -> dict[str, Any]:
     folder, workshop = session.folder, session.workshop
     training = session.training
     served = serve(workshop, session.model, training.counted, training.round)
-    result = build_result(workshop.experiment, session.records, seconds, served.figures())
+    result = build_result(
+        workshop.experiment, session.records, seconds, served.figures(), stopped=session.stopped
+    )
     session.write_model()
     write_report(folder, gather_evidence(session, result, served))
     write_profile(folder, workshop.experiment, workshop.model.device.type)
@@ -194,7 +207,10 @@ def engine(folder: Path, workshop: Workshop, clock_start: float) -> Iterator[Sim
         return _context(place, node_of(index), {"partition-id": index})
 
     if workshop.experiment.experiment.engine != "ray":
-        near = workshop if workshop.experiment.experiment.workers == 1 else None
+        privacy = workshop.experiment.privacy
+        plain = privacy.channel == "plain" and privacy.dp.mechanism == "none"
+        handed = plain and workshop.experiment.experiment.workers == 1
+        near = workshop if handed else None
         inline = InlineGrid(client_app, availability, pace, work, clock, context, workshop=near)
         inline.prepare = workshop.prepare
         yield inline

@@ -1,7 +1,8 @@
 """A run's folder on disk: what is in it, who may write to it, and how it is read after a kill.
 
-config.toml (everything resolved) · environment.json · checkpoint/ · rounds.jsonl · model.safetensors ·
-result.json · report.html. A checkpoint is written before its round's line; reading completes the lines.
+config.toml (everything resolved) · environment.json · keys/ · checkpoint/ · rounds.jsonl ·
+model.safetensors · result.json · report.html. A checkpoint is written before its round's line; reading
+completes the lines.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ from flwr.serverapp import Grid
 
 from carpool.client.modelfile import Recipe, read_model, write_model
 from carpool.experiments.attack_success import attack_figures
+from carpool.experiments.guard import guarded
+from carpool.experiments.masking import masked
+from carpool.experiments.private import private
+from carpool.experiments.private_noise import secret_seed
 from carpool.experiments.runfolder import (
     CHECKPOINT,
     MODEL,
@@ -31,6 +35,8 @@ from carpool.server.buffered import steps
 from carpool.server.checkpoint import Checkpoint
 from carpool.server.clock import RealClock
 from carpool.server.inflight import Ask
+from carpool.server.private import Private
+from carpool.server.secure import Secrecy
 from carpool.server.training import Training, begin, restore, step
 from carpool.strategies.contract import dump
 
@@ -41,7 +47,8 @@ class Session:
     """A run in progress; implements the server's `Hooks`.
 
     records: the rounds so far; observer: told of every committed round; warm: a run whose model to begin with
-    (in the first checkpoint, so that a kill forgets nothing). Raises RunError, UsageError.
+    (in the first checkpoint, so that a kill forgets nothing); stopped: why privacy allows no more rounds, ""
+    where it does. Raises RunError, UsageError.
     """
 
     @timed("bookkeeping")
@@ -54,6 +61,7 @@ class Session:
     ) -> None:
         self.folder, self.workshop, self.observer = folder, workshop, observer
         self._grid: Grid | None = None
+        self.stopped = ""
         found = checkpoints.read(folder / CHECKPOINT)
         if found is not None and found.run != workshop.run:
             raise RunError(f"{folder}: config.toml was changed after the run began; restore it or start anew")
@@ -92,9 +100,24 @@ class Session:
     def train(self, grid: Grid) -> None:
         """Rounds until the last one; every finished round is on disk before the next one begins."""
         self._grid = grid
+        with (
+            private(self.workshop, self.folder, self.training.round) as noise,
+            masked(self.workshop, self.folder, grid, noise) as secrecy,
+        ):
+            guarded(self.workshop, self.folder, grid)
+            try:
+                self._train(grid, secrecy, noise)
+            finally:
+                self.stopped = noise.refused if noise is not None else ""
+
+    def _train(self, grid: Grid, secrecy: Secrecy | None, noise: Private | None) -> None:
         clock = grid.clock if isinstance(grid, SimulatedGrid) else RealClock()
-        plan = replace(self.workshop.plan, folder=self.folder)
-        strategy = self.workshop.strategy
+        sealing = self.workshop.sealing
+        unseal = sealing.unseal if sealing else None
+        plan = replace(self.workshop.plan, folder=self.folder, unseal=unseal, secrecy=secrecy, private=noise)
+        dp, strategy = self.workshop.experiment.privacy.dp, self.workshop.strategy
+        if dp.sampling == "poisson" and dp.randomness == "system":
+            plan = replace(plan, seed=secret_seed(self.folder))
         if strategy.buffer:
             for training in steps(strategy, self.training, plan, grid, clock, self):
                 self.training = training

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from carpool.experiments import profiles
+from carpool.experiments import logfacts, profiles, promise, whosaw
+from carpool.experiments.ledgerfacts import ledger_head
 from carpool.experiments.results import (
     STAGES,
     Record,
@@ -29,6 +30,8 @@ from carpool.experiments.results import (
 )
 
 LAST_ROUNDS = 10
+MOST_VOID = 3
+"""Void rounds of which the reason is told: the last ones."""
 PATHS = {
     "stacked": "stacked (a cohort as one computation)",
     "sequential": "sequential (one vehicle after another)",
@@ -65,7 +68,7 @@ def document(run: Run, last: int = LAST_ROUNDS) -> dict[str, Any]:
         "engine": run.result.get("engine") or run.config.get("experiment", {}).get("engine"),
         "strategy": run.result.get("strategy") or run.config.get("strategy", {}).get("name"),
         "vehicles": run.result.get("vehicles") or run.config.get("fleet", {}).get("vehicles"),
-        "channel": run.config.get("privacy", {}).get("channel"),
+        "channel": _channel(run),
         "batching": run.config.get("train", {}).get("batching"),
         "workers": run.config.get("experiment", {}).get("workers"),
         "complete": run.complete,
@@ -82,9 +85,20 @@ def document(run: Run, last: int = LAST_ROUNDS) -> dict[str, Any]:
         "left": {stage: sums.get(stage, 0) for stage in STAGES} if known else None,
         "refused": sums.get("refused", 0),
         "totals": {key: plain(run.total(key)) for key in ("seconds", "bytes_up", "bytes_down")},
+        "secagg": plain(whosaw.document(str(_channel(run)), run.records)),
+        "dp": plain(promise.document(_dp(run), run.records, ledger_head(run.folder, compute=False))),
+        "log": logfacts.log_head(run.folder),
         "profile": plain(profiles.read_profile(run.folder)),
         "rounds": plain(run.records[-last:]) if last else [],
     }
+
+
+def _channel(run: Run) -> Any:
+    return run.config.get("privacy", {}).get("channel")
+
+
+def _dp(run: Run) -> Any:
+    return run.config.get("privacy", {}).get("dp", {})
 
 
 def screen(run: Run, last: int = LAST_ROUNDS) -> RenderableType:
@@ -133,8 +147,51 @@ def _facts(run: Run, found: dict[str, Any]) -> Table:
     virtual = f" for {duration(fleet)} of fleet time" if fleet else ""
     table.add_row("time", duration(run.total("seconds")) + virtual)
     if found["channel"] == "plain":
-        table.add_row("privacy", Text("none: the server saw every update in the clear", style="yellow"))
+        told = "the server saw every update in the clear"
+        table.add_row("privacy", Text(told if found["dp"] else f"none: {told}", style="yellow"))
+    elif found["channel"]:
+        _privacy(table, run, found)
+    if found["dp"]:
+        _promise(table, found["dp"])
     return table
+
+
+def _promise(table: Table, found: dict[str, Any]) -> None:
+    """What differential privacy promises, and where that can be checked."""
+    table.add_row("promise", Text(found["says"], style="" if found["private"] else "bold white on red"))
+    for text in found["warnings"][0 if found["private"] else 1 :]:
+        table.add_row("", Text(text, style="yellow"))
+    ledger = found["ledger"]
+    if ledger is None:
+        table.add_row("ledger", Text("none in this folder", style="yellow"))
+    elif ledger["fault"] is not None:
+        table.add_row("ledger", Text(f"damaged: {clean(ledger['fault'])}", style="red"))
+    else:
+        charges = f"{ledger['charges']:,} charge" + "s" * (ledger["charges"] != 1)
+        told = f"{charges}, head {ledger['number']} {ledger['hash'][:16]}…"
+        table.add_row("ledger", Text(f"{clean(ledger['file'])}: {told}", overflow="fold"))
+        table.add_row("", Text(f"check it with: {clean(ledger['verify'])}", style="dim", overflow="fold"))
+
+
+def _privacy(table: Table, run: Run, found: dict[str, Any]) -> None:
+    """What the server saw, and where that can be checked."""
+    seen, log = found["secagg"], found["log"]
+    name = f"{seen['protocol']}: " if seen and seen["protocol"] else ""
+    table.add_row("privacy", Text(name + whosaw.sentence(str(found["channel"]), run.records)))
+    for text in seen["warnings"] if seen else ():
+        table.add_row("", Text(text, style="yellow"))
+    for one in [one for one in seen["void"] if one["why"]][-MOST_VOID:] if seen else ():
+        table.add_row("", Text(f"round {one['round']} was void: {one['why']}", style="dim"))
+    if log is not None and log["fault"] is not None:
+        table.add_row("log", Text(f"damaged: {clean(log['fault'])}", style="red"))
+    elif log is not None:
+        head = (
+            f"{log['entries']:,} entries, checkpoint of {logfacts.when(log['at'])}, root {log['root'][:16]}…"
+        )
+        table.add_row("log", Text(f"{clean(log['file'])}: {head}", overflow="fold"))
+        table.add_row("", Text(f"check it with: {clean(log['verify'])}", style="dim", overflow="fold"))
+    elif found["channel"] == "secagg":
+        table.add_row("log", Text("none in this folder", style="yellow"))
 
 
 def training(found: dict[str, Any]) -> str:
@@ -153,15 +210,19 @@ def training(found: dict[str, Any]) -> str:
 def _rounds(records: list[dict[str, Any]], total: int) -> Table:
     title = "Rounds" if len(records) == total else f"Last {len(records)} rounds"
     table = Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    secret = any(record.get("secagg") for record in records)
     for name in ("round", "asked", "replied", "lost", "accuracy", "loss", "sent up", "took"):
         table.add_column(name, justify="right")
+    if secret:
+        table.add_column("in sums", justify="right")
     table.add_column("")
     for record in records:
-        row = attendance(record)
+        row, seen = attendance(record), whosaw.read_round(record)
         replied = row.parts["counted"] + row.parts["after_upload"]
+        sums = [] if not secret else ["+".join(map(str, seen.sums)) if seen and seen.sums else "–"]
         table.add_row(
             str(row.round), str(row.asked), str(replied), str(row.asked - replied), *_measures(record),
-            Text("void", style="yellow") if row.void else "",
+            *sums, Text("void", style="yellow") if row.void else "",
         )  # fmt: skip
     return table
 
@@ -208,6 +269,8 @@ def _next(run: Run, found: dict[str, Any]) -> Text:
         lines.append("Report: none in this folder\n", style="dim")
     if found["resume"]:
         lines.append(f"Go on with: {clean(found['resume'])}\n", style="yellow")
+    elif stopped := run.result.get("stopped"):
+        lines.append(f"Stopped before its end: {clean(stopped)}\n", style="red")
     elif not run.complete:
         lines.append("It cannot be resumed: config.toml is missing; run the experiment again\n", style="red")
     lines.rstrip()

@@ -12,10 +12,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -25,9 +25,32 @@ from carpool.experiments.asked import RUN_ID, Asked, VirtualClock, node_of
 from carpool.experiments.availability import Availability
 from carpool.experiments.cohort import Member
 from carpool.experiments.pace import Pace
-from carpool.experiments.stages import DURING_UPLOAD, STAGES, Stage
+from carpool.experiments.stages import DURING_UPLOAD, PREPARE_S, STAGES, Outcomes, Stage
+from carpool.experiments.trips import LATENCY_S, TripBox, Under, fates, is_trip
+from carpool.privacy.errors import VehicleError
+from carpool.privacy.wire import FAILURES, RECORD
 from carpool.server.handover import Tickets
 from carpool.server.messages import ticket_of, wire_of
+
+REFUSED = 1003
+"""The code of `FAILURES` with which a vehicle says nothing more in a round."""
+
+
+class Veil(Protocol):
+    """What the simulated vehicles do with what they trained before it leaves them; see `veil.py`."""
+
+    @property
+    def trips(self) -> bool:
+        """Whether more trips follow."""
+
+    def first(self, asked: Asked, contribution: bytes) -> bytes:
+        """What a vehicle sends in answer to its task; raises VehicleError."""
+
+    def answer(self, index: int, trip: int, data: bytes) -> bytes:
+        """What it answers to a later trip; raises VehicleError."""
+
+    def forget(self) -> None:
+        """The round is over for everybody."""
 
 
 class SimulatedGrid(Grid):
@@ -48,6 +71,8 @@ class SimulatedGrid(Grid):
         self._left: dict[int, Counter[str]] = {}
         self._stages: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._ended: list[Asked] = []
+        self._trips = TripBox()
+        self.veil: Veil | None = None
         self.prepare: Callable[[bytes, list[Member]], None] = lambda wire, members: None
         clock.next_reply = self._next_reply
 
@@ -89,7 +114,11 @@ class SimulatedGrid(Grid):
         return (NodeInfo(node_id=node) for node in self.get_node_ids())
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send tasks; decides now what becomes of each vehicle."""
+        """Send tasks, or later trips of a round; decides now what becomes of each vehicle."""
+        messages = list(messages)
+        if any(map(is_trip, messages)):
+            indices = [message.metadata.dst_node_id - node_of(0) for message in messages]
+            return self._trips.push(messages, indices, self._clock.now(), self._there_and_back)
         names = self._push(messages, self._clock.now())
         for name in names:
             if (asked := self._asked.get(name)) is not None and asked.message is not None:
@@ -133,14 +162,10 @@ class SimulatedGrid(Grid):
         """Names for tasks sent at `now` to these nodes; those of which something arrives are on their way."""
         indices, size = nodes - node_of(0), len(wire)
         # A contribution is about as long as its task: one vector of the model's size either way.
-        found = self._availability.outcomes(
-            indices,
-            round_,
-            now,
-            self._pace.download_s(indices, size),
-            self._pace.seconds(indices, self._work[indices]),
-            self._pace.upload_s(indices, size),
-        )
+        down, work = self._pace.download_s(indices, size), self._pace.seconds(indices, self._work[indices])
+        up = self._pace.upload_s(indices, size)
+        found = self._availability.outcomes(indices, round_, now, down, work, up)
+        uploads = (now + down + work + PREPARE_S).tolist()
         cut = found.stage == DURING_UPLOAD
         counts = np.bincount(found.stage, minlength=len(STAGES))[: len(STAGES)]
         left = self._left.setdefault(round_, Counter())
@@ -148,6 +173,8 @@ class SimulatedGrid(Grid):
         self._keep_stages(round_, indices, found.stage)
         moments = np.where(cut, found.leaves, found.arrives).tolist()
         parts = np.where(cut, found.fraction, 1.0).tolist()
+        if self.veil is not None and self.veil.trips:
+            moments, parts = self._first_trip(round_, indices, found, now, size), [1.0] * len(indices)
         names = []
         for place, index in enumerate(indices.tolist()):
             self._sent += 1
@@ -155,12 +182,35 @@ class SimulatedGrid(Grid):
             names.append(name)
             if (at := moments[place]) < math.inf:
                 ticket = (0, 0) if tickets is None else tickets[place]
-                self._asked[name] = Asked(name, index, round_, now, at, parts[place], wire, *ticket)
+                inner, outer = (parts[place], 1.0) if self.veil is None else (1.0, parts[place])
+                self._asked[name] = Asked(name, index, round_, now, at, inner, wire, *ticket)
+                self._asked[name].cut, self._asked[name].uploads = outer, uploads[place]
                 self._events.append((at, name))
         heapq.heapify(self._events)
         return names
 
+    def _first_trip(
+        self, round_: int, indices: NDArray[np.int64], found: Outcomes, now: float, size: int
+    ) -> list[float]:
+        """When vehicles say that they are done training; decides which of the later trips they answer."""
+        work = self._pace.seconds(indices, self._work[indices])
+        trained = now + self._pace.download_s(indices, size) + work
+        rows = fates(found, trained)
+        self._trips.decide(round_, indices, rows)
+        self._trips.vector_bytes = size  # about as long as the task, as above
+        silent = np.array([row.last == 0 for row in rows])
+        at: list[float] = np.where(silent, math.inf, trained + PREPARE_S + LATENCY_S).tolist()
+        return at
+
+    def _there_and_back(self, index: int, size: int, back: int) -> float:
+        """Virtual seconds that so many bytes to a vehicle, and back, take."""
+        one = np.array([index])
+        return float(self._pace.download_s(one, size)[0] + self._pace.upload_s(one, back)[0])
+
     def _next_reply(self, now: float) -> float:
+        return min(self._next_task(now), self._trips.next_after(now))
+
+    def _next_task(self, now: float) -> float:
         while self._events and (self._events[0][0] <= now or self._events[0][1] not in self._asked):
             _, name = heapq.heappop(self._events)
             if name in self._asked:  # else it was dropped
@@ -180,7 +230,35 @@ class SimulatedGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are at the server by now, by vehicle; each is delivered once."""
-        return list(self._deliver(self._due(set(message_ids))))
+        names = set(message_ids)
+        later = self._trips.take(names, self._clock.now())
+        if later:
+            return [self._answered(one) for one in later]
+        due = self._due(names)
+        if self.veil is None:
+            return list(self._deliver(due))
+        known = {asked.name: asked for asked in due}
+        return [self._veiled(m, known[m.metadata.reply_to_message_id]) for m in self._deliver(due)]
+
+    def _veiled(self, reply: Message, asked: Asked) -> Message:
+        """A reply as it leaves the vehicle: masked, or cut off in the middle of that."""
+        if self.veil is None or asked.message is None or not reply.has_content():
+            return reply
+        try:
+            data = self.veil.first(asked, wire_of(reply))
+        except VehicleError:
+            return refusal(asked.message)
+        return carrying(data[: int(asked.cut * len(data))] if asked.cut < 1 else data, asked.message)
+
+    def _answered(self, one: Under) -> Message:
+        """What a vehicle answers to a later trip, or the part that arrives."""
+        if self.veil is None:
+            raise RuntimeError("a later trip without a veil")
+        try:
+            data = self.veil.answer(one.index, one.trip, one.data)
+        except VehicleError:
+            return refusal(one.message)
+        return carrying(data[: int(one.part * len(data))] if one.part < 1 else data, one.message)
 
     def _deliver(self, due: Sequence[Asked]) -> Iterator[Message]:
         """The replies to these tasks, in this order; takes them."""
@@ -237,6 +315,9 @@ class SimulatedGrid(Grid):
         self._here = [name for name in self._here if name in self._asked]
         self._stages = {known: stages for known, stages in self._stages.items() if known > round_}
         heapq.heapify(self._events)
+        self._trips.forget(round_)
+        if self.veil is not None and self.veil.trips:
+            self.veil.forget()
 
     def left(self, round_: int) -> Mapping[str, int]:
         """How many of those asked left at each stage; known to a simulator only."""
@@ -256,3 +337,13 @@ class SimulatedGrid(Grid):
             if not coming or min(coming) > end:
                 return replies
             self._clock.wait(min(end, min(coming)))
+
+
+def carrying(data: bytes, message: Message) -> Message:
+    """The answer to a message, in bytes."""
+    return Message(RecordDict({RECORD: ConfigRecord({RECORD: data})}), reply_to=message)
+
+
+def refusal(message: Message) -> Message:
+    """The answer of a vehicle that will not."""
+    return Message(Error(REFUSED, FAILURES[REFUSED]), reply_to=message)

@@ -144,11 +144,20 @@ def check(folder: Path, points: Sequence[Point]) -> bool:
         raise UsageError(f"{other}: it has other points; restore the file and --set, or name another --out")
     for point in points:
         config = folder / point.name / CONFIG
-        if config.is_file() and config.read_text() not in written(point.experiment):
+        if config.is_file() and unsettled(config.read_text(), point.experiment) not in written(
+            point.experiment
+        ):
             raise UsageError(
                 f"{other}: {config} says something else; restore the file and --set, or name another --out"
             )
     return True
+
+
+def unsettled(text: str, experiment: Experiment) -> str:
+    """A config.toml as it was before the largest weight of the fleet was written into it."""
+    if experiment.privacy.channel != "secagg" or experiment.privacy.secagg.max_weight:
+        return text
+    return re.sub(r"(?m)^max_weight = .*$", "max_weight = 0.0", text)
 
 
 def written(experiment: Experiment) -> set[str]:

@@ -1,152 +1,38 @@
 """Worker processes of one thread each, which share the data with this process and train units of a cohort.
 
-Camera frames are mapped, not copied: from the cache's file where they lie in one, else from shared memory.
-A worker that dies is replaced and its unit is trained again; a unit depends on nothing but the task and the
-vehicles in it, so the result is the same whoever computes it. Workers end when this process does.
+They measure the fleet's model, too, where the validation samples lie among those that are shared. Camera
+frames are mapped, not copied, see `shared_data.py`. A worker that dies is replaced, and its unit is done
+again; a unit depends on nothing but the task and the vehicles in it, so the result is the same whoever
+computes it. Workers end when this process does.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing import shared_memory
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from carpool.client.camera.fleetdata import PooledFleet
-from carpool.client.camera.samples import Pool, Schema, Shard
 from carpool.experiments.cohort import Member
 from carpool.experiments.config import Experiment
-from carpool.privacy.errors import DataError, RunError, StrategyError
+from carpool.experiments.forks import context, end
+from carpool.experiments.measuring import Batches, measure_parts
+from carpool.experiments.shared_data import Blocks, SharedData, SharedFleet
+from carpool.privacy.errors import RunError, StrategyError
 
 if TYPE_CHECKING:
     from carpool.experiments.workshop import Workshop
 
+Unit = list[Member] | Batches
+"""Vehicles to be trained together, or batches of the validation samples."""
+Arguments = tuple[Experiment, str, SharedData | None, Path | None]
 TRIES = 3
 """Workers that one unit may kill before the run stops: then it is the unit's fault."""
-
-
-@dataclass(frozen=True)
-class Mapped:
-    """Where an array lies: in a file (path, offset) or in a shared memory block (its name)."""
-
-    name: str
-    offset: int | None
-    dtype: str
-    shape: tuple[int, ...]
-
-    def open(self) -> tuple[NDArray[Any], shared_memory.SharedMemory | None]:
-        """The array, read-only, and the block that must be kept open for it."""
-        if self.offset is not None:
-            return np.memmap(self.name, self.dtype, "r", self.offset, self.shape), None
-        block = shared_memory.SharedMemory(self.name, create=False)
-        array: NDArray[Any] = np.ndarray(self.shape, self.dtype, block.buf)
-        array.flags.writeable = False
-        return array, block
-
-
-@dataclass(frozen=True)
-class SharedData:
-    """A fleet's training data for the workers; columns by target name, rows of all vehicles end to end."""
-
-    schema: Schema
-    frames: Mapped
-    columns: Mapping[str, Mapped]
-    rows: Mapped
-    bounds: Mapped
-
-
-class Blocks:
-    """Shared memory of this process: made once, removed by `close`."""
-
-    def __init__(self) -> None:
-        self._blocks: list[shared_memory.SharedMemory] = []
-
-    def share(self, array: NDArray[Any]) -> Mapped:
-        """Map the array's file, or copy it into shared memory once; raises RunError where that is full."""
-        file = getattr(array, "filename", None)
-        if isinstance(array, np.memmap) and file is not None and array.flags.c_contiguous:
-            return Mapped(str(Path(file).resolve()), int(array.offset), array.dtype.str, array.shape)
-        try:
-            block = shared_memory.SharedMemory(create=True, size=max(1, array.nbytes))
-        except OSError as error:
-            raise RunError(
-                f"cannot share {array.nbytes / 1e6:.0f} MB with worker processes: {error.strerror}; "
-                "enlarge /dev/shm or set experiment.workers = 1"
-            ) from error
-        self._blocks.append(block)
-        np.ndarray(array.shape, array.dtype, block.buf)[...] = array
-        return Mapped(block.name, None, array.dtype.str, array.shape)
-
-    def fleet(self, fleet: PooledFleet) -> SharedData:
-        """Share what the vehicles train on."""
-        bounds = np.cumsum([0, *(len(rows) for rows in fleet.rows)]).astype(np.int64)
-        return SharedData(
-            fleet.pool.schema,
-            self.share(fleet.pool.frames),
-            {name: self.share(np.asarray(column)) for name, column in fleet.pool.targets.items()},
-            self.share(np.concatenate(fleet.rows)),
-            self.share(bounds),
-        )
-
-    def close(self) -> None:
-        """Remove every block."""
-        for block in self._blocks:
-            block.close()
-            with suppress(FileNotFoundError):
-                block.unlink()
-        self._blocks.clear()
-
-
-class SharedFleet:
-    """The training half of FleetData over shared arrays, in a worker."""
-
-    def __init__(self, data: SharedData) -> None:
-        self._open = [data.frames.open(), data.rows.open(), data.bounds.open()]
-        columns = {name: mapped.open() for name, mapped in data.columns.items()}
-        self._open += columns.values()
-        frames, self._rows, self._bounds = (array for array, _ in self._open[:3])
-        none = np.zeros(len(frames), np.int64)
-        self._pool = Pool(data.schema, frames, {n: array for n, (array, _) in columns.items()}, none, none)
-
-    @property
-    def schema(self) -> Schema:
-        """Shape and meaning of every sample."""
-        return self._pool.schema
-
-    @property
-    def vehicles(self) -> int:
-        """Number of vehicles."""
-        return len(self._bounds) - 1
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """Training samples of each vehicle, int64 [vehicles]."""
-        return np.diff(self._bounds)
-
-    def training(self, vehicle: int) -> Shard:
-        """What a vehicle trains on."""
-        return Shard(self._pool, self._rows[self._bounds[vehicle] : self._bounds[vehicle + 1]])
-
-    def own_validation(self, vehicle: int) -> Shard:
-        """Not shared: workers only train."""
-        raise DataError("workers have no validation data")
-
-    def validation(self) -> Shard:
-        """Not shared: workers only train."""
-        raise DataError("workers have no validation data")
-
-    def domain(self, vehicle: int) -> str:
-        """Not shared."""
-        return ""
 
 
 def serve(
@@ -166,10 +52,12 @@ def serve(
             connection.send(done(workshop, wire, unit))
 
 
-def done(workshop: Workshop, wire: bytes, unit: list[Member]) -> list[bytes | str] | str:
+def done(workshop: Workshop, wire: bytes, unit: Unit) -> list[Any] | str:
     """The unit's answers; in words, what the strategy did that its contract forbids."""
     try:
-        return workshop.work(wire, unit)
+        if isinstance(unit, Batches):
+            return list(measure_parts(workshop, wire, unit))
+        return list(workshop.work(wire, unit))
     except StrategyError as error:
         return str(error)
 
@@ -177,16 +65,15 @@ def done(workshop: Workshop, wire: bytes, unit: list[Member]) -> list[bytes | st
 class Worker:
     """One process and its pipe."""
 
-    def __init__(self, arguments: tuple[Experiment, str, SharedData | None, Path | None]) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, context: ForkServerContext | SpawnContext, arguments: Arguments) -> None:
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, *arguments), daemon=True)
         self.process.start()
         other.close()
         self.wire: bytes | None = None
-        self.unit: list[Member] | None = None
+        self.unit: Unit | None = None
 
-    def begin(self, wire: bytes, unit: list[Member]) -> None:
+    def begin(self, wire: bytes, unit: Unit) -> None:
         """Send a unit; the task goes along once a round."""
         self.unit = unit
         self.connection.send((None if self.wire is wire else wire, unit))
@@ -203,26 +90,34 @@ class WorkerPool:
     """`count` workers for an experiment; `train` gives every unit's answers in the order of the units."""
 
     def __init__(
-        self, experiment: Experiment, run: str, fleet: object, count: int, folder: Path | None = None
+        self,
+        experiment: Experiment,
+        run: str,
+        fleet: object,
+        count: int,
+        folder: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         self._blocks = Blocks()
         shared = self._blocks.fleet(fleet) if isinstance(fleet, PooledFleet) else None
         self._arguments = (experiment, run, shared, folder)
-        self._workers = [Worker(self._arguments) for _ in range(count)]
+        self.count, self._context = count, context(device)
+        self.validates = shared is not None and shared.held is not None
+        self._workers = [Worker(self._context, self._arguments) for _ in range(count)]
 
     @property
     def pids(self) -> list[int]:
         """Process ids, for tests that kill."""
         return [worker.process.pid or 0 for worker in self._workers]
 
-    def train(self, wire: bytes, units: Sequence[list[Member]]) -> list[list[bytes | str]]:
-        """Answers of every unit (see `Workshop.work`).
+    def train(self, wire: bytes, units: Sequence[Unit]) -> list[list[Any]]:
+        """Answers of every unit (see `Workshop.work` and `measure_parts`).
 
         Raises RunError if a unit kills its workers, StrategyError where the strategy breaks its contract.
         """
         waiting = deque(range(len(units)))
         tries = [0] * len(units)
-        answers: dict[int, list[bytes | str]] = {}
+        answers: dict[int, list[Any]] = {}
         busy: dict[int, int] = {}
         while len(answers) < len(units):
             for place in range(len(self._workers)):
@@ -231,15 +126,15 @@ class WorkerPool:
                     tries[number] += 1
                     if tries[number] > TRIES:
                         raise RunError(
-                            f"{TRIES} workers died training the same {len(units[number])} vehicles (nodes "
-                            f"{units[number][0].node} ...); free memory, or set experiment.workers = 1"
+                            f"{TRIES} workers died at the same work ({str(units[number])[:80]}); free "
+                            "memory, or set experiment.workers = 1"
                         )
                     busy[place] = number
                     self._begin(place, wire, units[number])
             for place in self._ready(list(busy)):
                 number = busy.pop(place)
                 try:
-                    answer: list[bytes | str] | str = self._workers[place].connection.recv()
+                    answer: list[Any] | str = self._workers[place].connection.recv()
                 except (EOFError, ConnectionError):
                     self._replace(place)
                     waiting.appendleft(number)
@@ -249,7 +144,7 @@ class WorkerPool:
                 answers[number] = answer
         return [answers[number] for number in range(len(units))]
 
-    def _begin(self, place: int, wire: bytes, unit: list[Member]) -> None:
+    def _begin(self, place: int, wire: bytes, unit: Unit) -> None:
         # A worker that died idle is noticed here, or when its answer does not come.
         if not self._workers[place].process.is_alive():
             self._replace(place)
@@ -266,7 +161,7 @@ class WorkerPool:
 
     def _replace(self, place: int) -> None:
         self._workers[place].end()
-        self._workers[place] = Worker(self._arguments)
+        self._workers[place] = Worker(self._context, self._arguments)
 
     def close(self) -> None:
         """End every worker and remove the shared memory."""
@@ -274,3 +169,4 @@ class WorkerPool:
             worker.end()
         self._workers.clear()
         self._blocks.close()
+        end()

@@ -15,19 +15,27 @@ import numpy as np
 
 from carpool.client.camera.ondemand import open_fleet
 from carpool.client.camera.samples import FleetData, Rows, Shard
-from carpool.client.evaluate import Metrics, evaluate
+from carpool.client.evaluate import Metrics
 from carpool.client.memory import VehicleMemory
 from carpool.client.paths import TRAINERS
+from carpool.client.protect import Protector
 from carpool.client.schedule import learning_rate
 from carpool.client.step import Vehicle, contribute_all, local_task
+from carpool.experiments.adaptive_clip import bit_of, clipping
 from carpool.experiments.attacks import attackers_of
 from carpool.experiments.cohort import PREPARED, Answer, Member, Ready, encoded, units, weighed
 from carpool.experiments.config import Experiment
+from carpool.experiments.example_runs import Odometers, examples_for, odometers_of
 from carpool.experiments.load import data_settings, load_experiment
+from carpool.experiments.masking import settled
+from carpool.experiments.measuring import Measure
 from carpool.experiments.parts import build_model, check_precision, pick_batching, share, train_settings
 from carpool.experiments.picking import build_selector, strata
+from carpool.experiments.private import planned, widened
 from carpool.experiments.process import set_process
 from carpool.experiments.runfolder import CONFIG, MEMORY, run_identity
+from carpool.experiments.sealing import Sealing
+from carpool.experiments.simfleet import SimulatedFleet
 from carpool.experiments.workers import WorkerPool
 from carpool.experiments.wrapping import build_strategy
 from carpool.privacy.errors import VehicleError
@@ -63,9 +71,16 @@ class Workshop:
         self.strategy = build_strategy(experiment)
         self.model = build_model(experiment, self.data)
         self.sharing = share(self.strategy, self.model.layout)
-        self.attackers = attackers_of(experiment, self.strategy, self.data.schema)
         self.settings = train_settings(experiment)
+        self.examples = examples_for(experiment, self.data.sizes, self.settings, folder)
+        sizes = {**self.strategy.sizes(self.sharing.size), **bit_of(experiment)}
+        self.noise = planned(experiment, sizes, self.examples)
+        self.strategy = clipping(self.strategy, self.noise, experiment)
+        self.strategy = widened(self.strategy, self.noise, self.sharing.size)
+        self.attackers = attackers_of(experiment, self.strategy, self.data.schema)
         check_precision(self.settings, self.model, self.data.schema)
+        if self.examples is not None:
+            self.examples.try_on(self.model, self.data.schema, self.settings)
         with undivided("other"):  # a trial trains, too
             self.batching = pick_batching(experiment, self.model, self.data.schema, self.settings)
         self._task: tuple[bytes, TaskMessage] | None = None
@@ -74,11 +89,16 @@ class Workshop:
             maxlen=None if self.strategy.buffer else PREPARED
         )
         self._pool: WorkerPool | None = None
+        self._measure = Measure(self.model)
 
     def settle(self) -> None:
         """Write what was found out into the configuration, so that a resumed run takes the same path."""
         train = self.experiment.train.model_copy(update={"batching": self.batching})
-        self.experiment = self.experiment.model_copy(update={"train": train})
+        privacy = settled(self.experiment, self.strategy, self.data.sizes)
+        if privacy.dp.ledger:  # found again from wherever the run is resumed
+            dp = privacy.dp.model_copy(update={"ledger": str(Path(privacy.dp.ledger).absolute())})
+            privacy = privacy.model_copy(update={"dp": dp})
+        self.experiment = self.experiment.model_copy(update={"train": train, "privacy": privacy})
 
     @cached_property
     def initial(self) -> Vector:
@@ -118,6 +138,27 @@ class Workshop:
     def _stratum(self) -> Callable[[int], str] | None:
         return strata(self._selector, self.data)
 
+    @cached_property
+    def _protector(self) -> Protector | None:
+        if self.noise is None:
+            return None
+        protection, seed = self.noise.protection, self.experiment.experiment.seed
+        return Protector(protection, seed)
+
+    @cached_property
+    def _odometers(self) -> Odometers | None:
+        return odometers_of(self.experiment, self.examples, self.folder)
+
+    @cached_property
+    def fleet(self) -> SimulatedFleet:
+        """Everybody's keys and certificates; they lie in the run's folder."""
+        return SimulatedFleet(self.folder)
+
+    @cached_property
+    def sealing(self) -> Sealing | None:
+        """Seals what vehicles send and opens it, where the experiment asks for that."""
+        return Sealing(self.fleet) if self.experiment.privacy.channel == "sealed" else None
+
     def decode(self, wire: bytes) -> TaskMessage:
         """The task; decoded once for the vehicles of this process that are sent the very same bytes."""
         if self._task is None or self._task[0] is not wire:
@@ -140,7 +181,7 @@ class Workshop:
             self._ahead = deque((one for one in self._ahead if one[1]), maxlen=self._ahead.maxlen)
         if isinstance(found, str):
             raise VehicleError(found)
-        return found
+        return found if self.sealing is None else self.sealing.seal(found, self.decode(wire), member.node)
 
     @property
     def together(self) -> bool:
@@ -188,7 +229,8 @@ class Workshop:
         if workers > 1:
             with span("training"):  # that is, waiting for the workers
                 if self._pool is None:
-                    self._pool = WorkerPool(self.experiment, self.run, self.data, workers, self.folder)
+                    shared = (self.experiment, self.run, self.data, workers, self.folder)
+                    self._pool = WorkerPool(*shared, self.model.device.type)
                 done = self._pool.train(wire, cut)
         else:
             done = [self.work(wire, unit) for unit in cut]
@@ -228,17 +270,13 @@ class Workshop:
         )
         with span("data"):
             vehicles = [
-                Vehicle(
-                    m.node,
-                    m.vehicle,
-                    self.shard(m.vehicle),
-                    self.memory(m.vehicle),
-                    m.ticket,
-                    m.counted,
-                )
-                for m in unit
+                Vehicle(node, index, self.shard(index), self.memory(index), ticket, counted)
+                for node, index, ticket, counted in unit
             ]
         try:
+            if self._odometers is not None:
+                for member in unit:
+                    self._odometers.charge(member.vehicle)
             return contribute_all(
                 task,
                 vehicles,
@@ -247,8 +285,9 @@ class Workshop:
                 settings=self.settings,
                 lr=lr,
                 seed=general.seed,
-                trainer_type=TRAINERS[self.batching],
+                trainer_type=TRAINERS[self.batching] if self.examples is None else self.examples.trainer,
                 local=self.local(task),
+                protector=self._protector,
             )
         except VehicleError as error:
             return [error] * len(unit)
@@ -265,8 +304,8 @@ class Workshop:
     @timed("evaluation")
     def evaluate(self, model: Vector, shard: Shard | None = None) -> Metrics:
         """Figures of a model on `shard`, by default the experimenter's validation data."""
-        self.model.load(model)
-        return evaluate(self.model, self._validation if shard is None else shard)
+        pool = self._pool if shard is None and self._pool is not None and self._pool.validates else None
+        return self._measure(model, self._validation if shard is None else shard, pool)
 
     @cached_property
     def _validation(self) -> Shard:

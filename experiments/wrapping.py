@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from carpool.experiments import plugins
@@ -18,6 +19,8 @@ from carpool.strategies.staleness import buffered
 if TYPE_CHECKING:
     from carpool.experiments.config import Asynchrony, Experiment
 
+SCALAR = 1e4
+"""Largest number of a channel of a few numbers under secure aggregation: steps, Lipschitz estimates."""
 OF_A_BUFFER = ("max_staleness", "staleness", "exponent", "hinge")
 """Keys of [asynchrony] that only its own buffer uses; a strategy with a buffer has options for them."""
 
@@ -34,7 +37,29 @@ def wrapped(strategy: Strategy[Any], e: Experiment) -> Strategy[Any]:
     """The strategy in its wrappers; raises ValueError where one refuses it."""
     if e.strategy.bucket:
         strategy = bucketed(strategy, e.strategy.bucket)
-    return smaller(without_rounds(strategy, e), e)
+    strategy = smaller(without_rounds(strategy, e), e)
+    return ranged(strategy if e.privacy.dp.mechanism == "none" else alike(strategy), e)
+
+
+def alike(strategy: Strategy[Any]) -> Strategy[Any]:
+    """With every vehicle counted alike: under noise, what it says of its samples is not believed, or told."""
+    return replace(strategy, weight=lambda header, facts: 1.0)
+
+
+def ranged(strategy: Strategy[Any], e: Experiment) -> Strategy[Any]:
+    """With a clip norm for every channel, where updates are masked: a masked number has a range.
+
+    A channel that is not as long as the model has the range of `SCALAR` unless [privacy.secagg] says more.
+    """
+    how = e.privacy.secagg
+    if e.privacy.channel != "secagg":
+        return strategy
+    channels = tuple(
+        replace(c, clip=own if c.clip is None else min(c.clip, own))
+        for c in strategy.channels
+        for own in [how.ranges.get(c.name, how.clip_norm if c.size == "shared" else SCALAR)]
+    )
+    return replace(strategy, channels=channels)
 
 
 def without_rounds(strategy: Strategy[Any], e: Experiment) -> Strategy[Any]:

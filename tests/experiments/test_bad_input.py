@@ -110,7 +110,7 @@ def test_more_vehicles_than_samples(gtsrb: Path, tmp_path: Path, capsys: pytest.
         ("strategy.options.server_lr=-1", "-1"),
         ("train.learning_rate=1", "train.lr"),
         ("experiment.rounds=0", "0"),
-        ("privacy.channel=secagg", "not in this version"),
+        ("privacy.channel=secagg", "n_min is 12"),
         ("experiment.engine=superlink", "not in this version"),
         ("model.options.hidden=3", "hidden"),
         ("selection.cohort=30", "30"),

@@ -53,7 +53,7 @@ views = [
 cohort = 90
 
 [privacy]
-channel = "secagg"
+channel = "masked"
 """
     )
     told = problems(path, "experiment.engine=peers")

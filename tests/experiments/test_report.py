@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import math
 import re
@@ -211,7 +212,35 @@ def test_another_channel_gets_other_words() -> None:
     evidence.result["privacy"]["channel"] = "secagg"
     text = Page(render(evidence)).text
     assert "No privacy protection" not in text
-    assert "The server saw only the sum" in text
+    assert "the server could open sums of many of them only" in text
+    assert "No record says what the server saw." in text
+
+
+@pytest.mark.slow
+def test_who_saw_what_under_secure_aggregation() -> None:
+    evidence = fake_evidence(3)
+    evidence.result["privacy"] |= {"channel": "secagg", "protocol": "secagg+"}
+    for record in evidence.records:
+        void, n = record["void"], record["replied"]
+        sums = [{"vehicles": n, "released": not void, "why": HOSTILE if void else None}]
+        record["secagg"] = {
+            "protocol": "secagg+", "cryptography": "full", "n_min": 12, "sums": sums, "released": not void,
+            "steps": {"asked": 30}, "dropped": {"advertise": 30 - n}, "transcript": "5f" * 32,
+            "why": HOSTILE if void else None,
+        }  # fmt: skip
+    evidence.records[1] |= {"void": True}
+    evidence.records[1]["secagg"] |= {"sums": [], "why": HOSTILE}
+    head = {"file": HOSTILE, "verify": HOSTILE, "entries": 16, "root": "ab" * 32, "at": 0, "fault": None}
+    page = check_self_contained(render(dataclasses.replace(evidence, log=head)))
+    assert "and no single update." in page.text
+    assert "Small: a sum may be over as few as 12 vehicles" in page.text
+    assert "16 entries, the last signed 1970-01-01 00:00:00 UTC" in page.text
+    assert "abab" in page.text
+    assert "Round 2" in page.text
+    assert "5f5f5f5f5f5f5f5f " in page.text
+    assert "n_min: 12 at least" in page.text
+    assert "this was a simulation" in page.text
+    assert "Who saw what" not in Page(render(fake_evidence(3))).text
 
 
 def test_attendance_adds_up_to_those_asked() -> None:

@@ -234,3 +234,31 @@ def test_the_path_of_training_is_shown(tmp_path: Path, settings_: str, said: str
     assert said is None or said in shown_
     found = show.document(read_run(folder))
     assert (found["workers"], found["profile"]) == (None if said is None else 1, None)
+
+
+def test_what_the_server_saw_under_secure_aggregation(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace('"plain"', '"secagg"'))
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    for line in lines:
+        sums = (
+            [] if line["void"] else [{"vehicles": 13, "released": True}, {"vehicles": 12, "released": True}]
+        )
+        line["secagg"] = {"protocol": "secagg+", "cryptography": "full", "n_min": 12, "sums": sums}
+        line["secagg"] |= {"why": "9 masked vectors came" if line["void"] else None, "steps": {"asked": 30}}
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = shown(folder)
+    assert "secagg+: The server saw 6 sums, each over at least 12 vehicles, and no single update." in text
+    assert "Small: a sum may be over as few as 12" in text
+    assert "round 2 was void: 9 masked vectors came" in text
+    assert "in sums" in text
+    assert "13+12" in text
+    assert "none in this folder" in text
+    found = show.document(read_run(folder))
+    assert (found["secagg"]["sums"], found["secagg"]["smallest"], found["log"]) == (6, 12, None)
+    assert found["secagg"]["void"] == [{"round": 2, "why": "9 masked vectors came"}]
+    json.dumps(found, allow_nan=False)
+    (folder / "log.jsonl").write_text("no log\n")
+    assert "damaged: " in shown(folder)
+    assert "in sums" not in shown(write_run(tmp_path / "plain"))

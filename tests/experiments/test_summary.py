@@ -33,11 +33,12 @@ def test_the_keys_are_the_promised_ones():
     result = build_result(experiment(), [record(1)], 3.0)
     assert list(result) == [
         *("experiment", "engine", "seed", "strategy", "vehicles", "rounds", "final", "privacy", "totals"),
-        *("fairness", "personal"),
+        *("stopped", "fairness", "personal"),
     ]
     assert list(result["final"]) == ["loss", "accuracy", "targets"]
     assert list(result["privacy"]) == [
-        *("unit", "relation", "channel", "protocol", "mechanism", "epsilon", "delta", "noise_multiplier")
+        *("unit", "relation", "channel", "protocol", "mechanism", "epsilon", "delta", "noise_multiplier"),
+        "private",
     ]
     assert list(result["totals"]) == ["seconds", "fleet_seconds", "bytes_up", "bytes_down", "energy_wh"]
     json.dumps(result, allow_nan=False)
@@ -95,4 +96,5 @@ def test_without_protection_the_privacy_facts_claim_nothing():
         "epsilon": None,
         "delta": None,
         "noise_multiplier": None,
+        "private": None,
     }
