@@ -28,12 +28,11 @@ INK, MUTED, BLUE, RED, PAPER = COLORS["ink"], COLORS["muted"], COLORS["accuracy"
 
 @dataclass(frozen=True)
 class Step:
-    """A box: what is done, where in the code, at which height; `later` means not in this version."""
+    """A box: what is done, where in the code, at which height."""
 
     y: float
     title: str
     where: str
-    later: bool = False
 
 
 # Both columns are read along the arrows: the vehicle's downwards, the server's upwards.
@@ -42,14 +41,14 @@ SERVER = (
     Step(5.05, "checkpoint, then the round's line", "server/checkpoint.py"),
     Step(4.05, "evaluate", "on the experimenter's validation frames"),
     Step(3.05, "strategy.update", "strategies/"),
-    Step(2.05, "fold in the order of vehicle ids", "strategies/fold.py"),
+    Step(2.05, "fold, or unmask the sum; charge", "strategies/fold.py · server/secure.py"),
     Step(1.05, "verify: who, which round, whole?", "server/round.py · privacy/wire.py"),
 )
 VEHICLE = (
     Step(6.05, "decode the task", "privacy/wire.py"),
     Step(4.8, "strategy.local: train", "client/step.py · client/trainer.py"),
     Step(3.55, "delta = local model - global model", "strategies/shared.py"),
-    Step(2.3, "clip · quantise · noise · mask · seal", "not in this version", later=True),
+    Step(2.3, "clip · quantise · noise · mask, or seal", "client/protect.py · client/secure.py"),
     Step(1.05, "encode the contribution", "privacy/wire.py"),
 )
 LEAVES = (
@@ -73,10 +72,9 @@ def box(axes: Axes, x: float, width: float, step: Step) -> None:
     """One step of a column; x is its middle."""
     look = "round,pad=0.02,rounding_size=0.08"
     patch = FancyBboxPatch((x - width / 2, step.y - 0.3), width, 0.6, boxstyle=look)
-    patch.set(fc="white", ec=MUTED if step.later else INK, lw=1.1, ls="--" if step.later else "-")
+    patch.set(fc="white", ec=INK, lw=1.1)
     axes.add_patch(patch)
-    color = MUTED if step.later else INK
-    axes.text(x, step.y + 0.1, step.title, ha="center", va="center", fontsize=10, color=color)
+    axes.text(x, step.y + 0.1, step.title, ha="center", va="center", fontsize=10, color=INK)
     axes.text(x, step.y - 0.15, step.where, ha="center", va="center", fontsize=7.6, color=MUTED)
 
 
@@ -102,7 +100,8 @@ def wire(axes: Axes) -> None:
     text = "delta, run, round, version, vehicle and\nupload ids, examples, steps, training loss"
     axes.text(6.1, 1.36, text, ha="center", fontsize=8, color=RED, linespacing=1.15)
     text = (
-        'privacy.channel = "plain":\nthe server sees every\ncontribution in the clear.\n\n'
+        'channel = "secagg": the server\nsees sums of contributions;\n'
+        '"sealed": it alone sees each;\n"plain": everybody does.\n\n'
         "The round ends when all have\nanswered, at the adaptive\n"
         "deadline with a quorum,\nor at the latest time.\n\n"
         "Below the quorum it is void:\nthe model stays as it was."

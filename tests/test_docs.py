@@ -159,7 +159,7 @@ def test_the_first_screen_says_what_is_not_there_yet():
     assert "make demo" in first
     assert "make test" in first
     for missing in (
-        "secure aggregation", "differential privacy", "audit", "deployment on real vehicles", "peers",
+        "audit", "deployment on real vehicles", "peers",
         "inference for others", "rewards", "battery ageing",
     ):  # fmt: skip
         assert missing in first.split("not there yet")[1], missing
