@@ -167,7 +167,7 @@ def warnings(channel: str, records: Sequence[Record]) -> list[str]:
     if least < ADVISED:
         told.append(
             f"Small: a sum may be over as few as {least} vehicles (privacy.secagg.n_min). The fewer, the "
-            f"more it says about each of them; {ADVISED} or more are advised. Only noise ([privacy.dp]) bounds it."
+            f"more it says about each of them; {ADVISED} or more are advised. Only noise bounds it."
         )
     return told
 
