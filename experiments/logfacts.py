@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from carpool.experiments.results import count
 from carpool.privacy.errors import CarpoolError
 
@@ -77,7 +75,7 @@ def pool_hash(epoch: int, nodes: Sequence[int]) -> str:
     """What the log says of the nodes that the committee of an epoch is drawn from, in hexadecimal."""
     from carpool.privacy import signing
 
-    ids = np.array(nodes, "<u8").tobytes()
+    ids = b"".join(int(node).to_bytes(8, "little") for node in nodes)
     return signing.digest("carpool/pool", 1, [epoch.to_bytes(8, "little"), ids]).hex()
 
 
