@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carpool.experiments import cli
+from carpool.experiments import cli, cli_common
 from carpool.privacy.dp.events import Event
 from carpool.privacy.dp.ledgerfile import beside
 from tests.privacy.dp.ledgers import FLEET, HEADER, MATRIX, digest, gaussian, opened, release
@@ -20,13 +20,15 @@ from tests.privacy.dp.ledgers import FLEET, HEADER, MATRIX, digest, gaussian, op
 @pytest.fixture
 def run(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
+    cli_common.out.cache_clear()  # a console keeps the width that it began with
 
     def call(*arguments):
         code = cli.run(["privacy", "ledger", *arguments])
         told = capsys.readouterr()
         return code, told.out, told.err
 
-    return call
+    yield call
+    cli_common.out.cache_clear()
 
 
 @pytest.fixture
