@@ -6,7 +6,7 @@ What is not there yet is refused, never ignored: an experiment that asks for pri
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,9 @@ EXCLUSIVE = (
     (("privacy", "dp", "epsilon"), ("privacy", "dp", "noise_multiplier")),
 )
 """Pairs of which a file may give one."""
+
+NO_PROMISE = ("bits", "rotate", "clip_norm", "ranges", "max_weight", "trip_s", "upload_s")
+"""Keys of [privacy.secagg] that say how, not what is hidden: they may stand there while it is off."""
 
 FACTORY = re.compile(r"^(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)$")
 """`path/to/file.py:function`."""
@@ -92,7 +95,7 @@ def _not_in_this_version(e: Experiment) -> Found:
     if e.privacy.channel != "secagg":
         switch = "privacy.channel"
         what = f"secure aggregation (channel = {shown(e.privacy.channel)})"
-        yield from _idle(e.privacy.secagg, "privacy.secagg", switch, what)
+        yield from _idle(e.privacy.secagg, "privacy.secagg", switch, what, fine=NO_PROMISE)
         yield from _idle(e.privacy.committee, "privacy.committee", switch, what)
         if e.privacy.protocol != "secagg+":
             text = f"privacy.protocol is {shown(e.privacy.protocol)}, but there is no {what}"
@@ -121,10 +124,10 @@ def _engine(e: Experiment) -> Found:
         )
 
 
-def _idle(section: Section, table: str, switch: str, what: str) -> Found:
+def _idle(section: Section, table: str, switch: str, what: str, fine: Collection[str] = ()) -> Found:
     for name, field in type(section).model_fields.items():
         key, value = f"{table}.{name}", getattr(section, name)
-        if key != switch and value != field.default:
+        if key != switch and name not in fine and value != field.default:
             default = "leave it out" if field.default is None else f"leave it at {shown(field.default)}"
             yield (key, switch), f"{key} is {shown(value)}, but there is no {what}; {default}"
 

@@ -116,6 +116,13 @@ def test_unprotected_sums_are_not_formed_under_a_promise_of_privacy():
     assert cross_problems(experiment(**{"data.pipeline.normalise": "federated"})) == []
 
 
+def test_the_quickstart_runs_on_every_channel():
+    for channel in ("plain", "sealed", "secagg"):
+        assert (
+            cross_problems(experiment(**{"privacy.channel": channel, "privacy.secagg.clip_norm": 10.0})) == []
+        )
+
+
 def test_the_defaults_and_the_edges_break_no_rule():
     assert cross_problems(experiment()) == []
     assert cross_problems(experiment(**{"selection.cohort": 100, "selection.over_select": 0})) == []
