@@ -20,7 +20,8 @@ from carpool.privacy.errors import StrategyError
 from carpool.privacy.spans import span, timed
 from carpool.privacy.wire import encode
 from carpool.server.clock import Clock
-from carpool.server.messages import arrived, send, task_message, ticket_of, wire_of, with_ticket
+from carpool.server.listen import listen
+from carpool.server.messages import Answer, send, task_message, ticket_of, wire_of, with_ticket
 from carpool.server.private_fold import PrivateFold
 from carpool.server.private_round import private_round
 from carpool.server.receive import Gathered, RoundPlan, Usable, check, receive
@@ -28,7 +29,7 @@ from carpool.server.secure_rounds import secure_pass
 from carpool.server.soundness import sound_step, sound_task
 from carpool.server.spool import Spool
 from carpool.strategies.contract import Again, Facts, Reduced, Strategy, Task
-from carpool.strategies.deadline import Decision, Latest, Progress
+from carpool.strategies.deadline import Decision
 from carpool.strategies.fold import Fold
 
 __all__ = [
@@ -210,27 +211,11 @@ def gather(
     gathered: Gathered,
 ) -> Decision:
     """Take answers until the strategy says that the round is closed."""
-    asked, started = len(pending), clock.now()
-    gathered.latest = Latest(plan.policy.window, plan.history)
-    while True:
-        replies = arrived(grid, pending)
-        while replies:  # each is let go before the next one is unpacked
-            name, reply = replies.popleft()
-            receive(strategy, reply, pending.pop(name), plan, gathered, clock.now() - started)
-        progress = Progress(
-            asked=asked,
-            arrived=len(gathered.usable),
-            refused=len(gathered.refused),
-            elapsed=clock.now() - started,
-            durations=tuple(gathered.durations),
-            history=plan.history,
-            latest=gathered.latest,
-        )
-        decision = strategy.ready(plan.policy, progress)
-        if decision.closed or decision.wake is None:
-            return decision
-        # started + wake may round down to now, or to where elapsed is still below wake: go one step on.
-        clock.wait(max(started + decision.wake, math.nextafter(clock.now(), math.inf)))
+
+    def take(reply: Answer, node: int, after: float) -> None:
+        receive(strategy, reply, node, plan, gathered, after)
+
+    return listen(strategy, plan, pending, grid, clock, gathered, take)
 
 
 @timed("strategy")

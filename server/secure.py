@@ -28,10 +28,11 @@ from carpool.privacy.wire import FAILURES, encode
 from carpool.server.board import Board
 from carpool.server.clock import Clock
 from carpool.server.handover import Handed
-from carpool.server.messages import Answer, arrived, send, task_message, wire_of
+from carpool.server.listen import listen
+from carpool.server.messages import Answer, send, task_message, wire_of
 from carpool.server.receive import RoundPlan, Usable
 from carpool.strategies.contract import Channel, Reduced, Strategy, Task
-from carpool.strategies.deadline import Decision, Latest, Progress
+from carpool.strategies.deadline import Decision, Latest
 
 if TYPE_CHECKING:
     from carpool.server.private import Private
@@ -240,34 +241,19 @@ def first(
     take: Take,
 ) -> Decision:
     """Take the answers to the task until the strategy says that the round is closed."""
-    asked, started = len(pending), clock.now()
-    heard.latest = Latest(plan.policy.window, plan.history)
-    while True:
-        replies = arrived(grid, pending)
-        while replies:
-            name, reply = replies.popleft()
-            node, after = pending.pop(name), clock.now() - started
-            try:
-                take(node, bytes_in(reply, heard))
-            except (VehicleError, ValueError) as error:
-                heard.refused[node] = str(error)
-                continue
-            heard.usable[node] = Usable(-1, 1.0, math.nan, 0, after)
-            heard.durations.append(after)
+
+    def tally(reply: Answer, node: int, after: float) -> None:
+        try:
+            take(node, bytes_in(reply, heard))
+        except (VehicleError, ValueError) as error:
+            heard.refused[node] = str(error)
+            return
+        heard.usable[node] = Usable(-1, 1.0, math.nan, 0, after)
+        heard.durations.append(after)
+        if heard.latest is not None:
             heard.latest.add(after)
-        progress = Progress(
-            asked=asked,
-            arrived=len(heard.usable),
-            refused=len(heard.refused),
-            elapsed=clock.now() - started,
-            durations=tuple(heard.durations),
-            history=plan.history,
-            latest=heard.latest,
-        )
-        decision = strategy.ready(plan.policy, progress)
-        if decision.closed or decision.wake is None:
-            return decision
-        clock.wait(max(started + decision.wake, math.nextafter(clock.now(), math.inf)))
+
+    return listen(strategy, plan, pending, grid, clock, heard, tally)
 
 
 def sums_of(secrecy: Secrecy, form: Form, total: Ring, count: int) -> Sums:
