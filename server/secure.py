@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
@@ -20,10 +19,8 @@ from carpool.privacy.errors import RoundError, VehicleError
 from carpool.privacy.identity import Trust
 from carpool.privacy.secagg import announcement as ann
 from carpool.privacy.secagg.announcement import Announcement
-from carpool.privacy.secagg.masks import Ring
 from carpool.privacy.secagg.settings import Settings
-from carpool.privacy.secagg.sumform import Form, Sums
-from carpool.privacy.vectors import Vector
+from carpool.privacy.secagg.sumform import Form
 from carpool.privacy.wire import FAILURES, encode
 from carpool.server.board import Board
 from carpool.server.clock import Clock
@@ -31,7 +28,7 @@ from carpool.server.handover import Handed
 from carpool.server.listen import listen
 from carpool.server.messages import Answer, send, task_message, wire_of
 from carpool.server.receive import RoundPlan, Usable
-from carpool.strategies.contract import Channel, Reduced, Strategy, Task
+from carpool.strategies.contract import Reduced, Strategy, Task
 from carpool.strategies.deadline import Decision, Latest
 
 if TYPE_CHECKING:
@@ -254,47 +251,3 @@ def first(
             heard.latest.add(after)
 
     return listen(strategy, plan, pending, grid, clock, heard, tally)
-
-
-def sums_of(secrecy: Secrecy, form: Form, total: Ring, count: int) -> Sums:
-    """What an unmasked sum comes to, with the server's noise where there is one; raises RoundError."""
-    if secrecy.private is None:
-        return form.decode(total, count)
-    return Sums(secrecy.private.of_ring(form, total, count), float(count), None, 0)
-
-
-def combined(
-    channels: Sequence[Channel], found: Sequence[tuple[Sums, int]]
-) -> tuple[Reduced, float | None, int]:
-    """What the server is given of the released sums (sums, vehicles), the mean loss, how many clipped.
-
-    A sum over everybody for `sum` channels, a row for each group for `set` channels.
-    """
-    weight = math.fsum(one.weight for one, _ in found)
-    sums: dict[str, Vector] = {}
-    sets: dict[str, Vector] = {}
-    for channel in channels:
-        rows = [one.sums[channel.name] for one, _ in found]
-        if channel.reduce == "sum":
-            sums[channel.name] = np.sum(rows, axis=0, dtype=np.float32)
-        else:
-            by = [one.weight if channel.weight == "strategy" else count for one, count in found]
-            sets[channel.name] = np.stack(
-                [row * np.float32(1 / part) for row, part in zip(rows, by, strict=True)]
-            )
-    losses = [one.loss * one.weight for one, _ in found if one.loss is not None]
-    loss = math.fsum(losses) / weight if losses else None
-    reduced = Reduced(
-        sums=sums,
-        sets=sets,
-        weight=weight,
-        count=sum(count for _, count in found),
-        channels={channel.name: channel for channel in channels},
-        weights=np.array([one.weight for one, _ in found], np.float64) if sets else np.zeros(0),
-    )
-    return reduced, loss, sum(one.clipped for one, _ in found)
-
-
-def closed(decision: Decision, counted: bool, why: str) -> Decision:
-    """The decision on a pass once it is known whether a sum was released."""
-    return Decision(True, counted, None, decision.reason if counted else why)

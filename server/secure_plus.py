@@ -37,12 +37,10 @@ from carpool.server.secure import (
     Secrecy,
     SecurePass,
     ask,
-    closed,
-    combined,
     first,
     prepare,
-    sums_of,
 )
+from carpool.server.secure_sums import closed, combined, sums_of, verdict
 from carpool.server.trips import trip
 from carpool.strategies.contract import Facts, Strategy, Task
 from carpool.strategies.deadline import Decision
@@ -235,12 +233,7 @@ def concluded(
     released = any(one.total is not None for one in groups)
     found = [(one.sums, len(one.server.masked)) for one in groups if one.sums is not None]
     inside = {v for one in groups if one.sums is not None for v in one.server.masked}
-    why = next((one.why for one in groups if one.why is not None), None) or decision.reason
-    counted = decision.counted and bool(found)
-    if counted and len(inside) < plan.policy.needed:  # a group of several could not be opened
-        why, counted = f"{len(inside)} vehicles are in the sums, the quorum is {plan.policy.needed}", False
-    if counted and group_size(strategy.channels) > 1 and len(found) < strategy.least:
-        why, counted = f"{len(found)} groups of {strategy.least} needed", False
+    counted, why = verdict(strategy, plan, decision, len(found), len(inside), (one.why for one in groups))
     reduced, loss, clipped = combined(strategy.channels, found) if counted else (None, None, None)
     transcript = signing.digest(
         "carpool/secagg+/round", 1, [one.server.transcript() for one in groups] or [opening.announced.digest]

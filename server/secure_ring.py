@@ -26,12 +26,10 @@ from carpool.server.secure import (
     Secrecy,
     SecurePass,
     ask,
-    closed,
-    combined,
     first,
     prepare,
-    sums_of,
 )
+from carpool.server.secure_sums import closed, combined, sums_of
 from carpool.server.trips import trip
 from carpool.strategies.contract import Strategy, Task
 
